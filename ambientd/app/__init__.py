@@ -1,0 +1,1 @@
+"""Composition roots: the one place that builds and connects everything."""

@@ -1,0 +1,1 @@
+"""The typed configuration; reading files and the environment belongs to `host`."""

@@ -1,0 +1,292 @@
+"""What can be configured. Each field carries its help text, unit and range; nothing here reads anything.
+
+`parse` builds these from a mapping; `config init`, `config show` and the README are made from the same
+metadata, so a setting is described once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+class Mode(StrEnum):
+    """How strict the node is about secrets; `development` is for `ambientd dev`."""
+
+    PRODUCTION = "production"
+    DEVELOPMENT = "development"
+
+
+class HostIdSource(StrEnum):
+    """Which facts the host id is made from (seed heartbeat 4)."""
+
+    AUTO = "auto"
+    NAME = "name"
+
+
+class OutputFormat(StrEnum):
+    """How an agent's standard output is read."""
+
+    TEXT = "text"
+    JSONL = "jsonl"
+
+
+class LogLevel(StrEnum):
+    """Least severe level that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """`auto` is human on a terminal and JSON elsewhere."""
+
+    AUTO = "auto"
+    HUMAN = "human"
+    JSON = "json"
+
+
+# Field kinds tell the parser how a TOML value becomes the Python value.
+DURATION = "duration"  # "90s", "5m", "1h30m" -> seconds as float
+SIZE = "size"  # "64KiB", "10MB" or an integer number of bytes -> int
+
+
+def setting(
+    default: Any = ...,
+    *,
+    doc: str,
+    kind: str = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
+    pattern: str | None = None,
+    example: str | None = None,
+) -> Any:
+    """A dataclass field with its documentation. A default of `...` makes it required."""
+    metadata = {
+        "doc": doc,
+        "kind": kind,
+        "minimum": minimum,
+        "maximum": maximum,
+        "pattern": pattern,
+        "example": example,
+    }
+    if default is ...:
+        return field(metadata=metadata)
+    if isinstance(default, (dict, list)):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NodeConfig:
+    """Who this node is."""
+
+    name: str | None = setting(
+        None,
+        doc="Name shown to people; the host name when unset.",
+        pattern=r"[^\x00-\x1f/]{1,64}",
+        example="edge-07",
+    )
+    mode: Mode = setting(Mode.PRODUCTION, doc="production or development.")
+    host_id: HostIdSource = setting(
+        HostIdSource.AUTO, doc="auto: SHA-256 of node name and machine id; name: of the node name alone."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DispatcherConfig:
+    """The loop that sweeps the intake and beats."""
+
+    interval: float = setting(
+        60.0, doc="Length of a cycle; each cycle is one beat.", kind=DURATION, minimum=0.1, maximum=60
+    )
+    actor: str = setting(
+        "dispatcher", doc="Component id written as `actor` into the feed.", pattern=r"[A-Za-z0-9._-]{1,64}"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HeartbeatConfig:
+    """The activity feed. Nothing about it can stop or slow the dispatcher."""
+
+    enabled: bool = setting(True, doc="Whether beats are appended to the activity feed.")
+    feed: str | None = setting(
+        None,
+        doc="Feed file; LUKA_ACTIVITY_FEED_JSONL wins. Relative to the state directory.",
+        example="observability/logs/activity_feed.jsonl",
+    )
+    timeout: float = setting(
+        5.0,
+        doc="How long one append may take before the beat counts as lost.",
+        kind=DURATION,
+        minimum=0.1,
+        maximum=60,
+    )
+    max_size: int = setting(
+        16 * 1024 * 1024,
+        doc="Our own feed is rotated past this size; a feed with foreign lines never is.",
+        kind=SIZE,
+        minimum=64 * 1024,
+    )
+    keep: float = setting(
+        7 * 86400.0,
+        doc="How long rotated feed files and quarantined fragments are kept.",
+        kind=DURATION,
+        minimum=3600,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SpoolConfig:
+    """The folder `<state>/inbox`, where work is handed in by rename."""
+
+    max_file_size: int = setting(
+        1024 * 1024, doc="A larger file is rejected.", kind=SIZE, minimum=1024, maximum=16 * 1024 * 1024
+    )
+    keep: float = setting(
+        30 * 86400.0,
+        doc="How long files in done, rejected and blocked are kept.",
+        kind=DURATION,
+        minimum=3600,
+    )
+    keep_at_least: int = setting(
+        100, doc="As many of the newest are kept whatever their age.", minimum=0, maximum=100_000
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionsConfig:
+    """Bounds of local sessions."""
+
+    max_concurrent: int = setting(
+        8, doc="Sessions running at once on this node, over all agents.", minimum=1, maximum=1024
+    )
+    grace: float = setting(
+        10.0, doc="Time between TERM and KILL when a session is ended.", kind=DURATION, minimum=0, maximum=600
+    )
+    output_limit: int = setting(
+        16 * 1024 * 1024,
+        doc="Output kept per session; the rest is read, counted and dropped.",
+        kind=SIZE,
+        minimum=4096,
+        maximum=1024 * 1024 * 1024,
+    )
+    line_limit: int = setting(
+        16 * 1024,
+        doc="Longest output line kept whole in one event; longer ones are split.",
+        kind=SIZE,
+        minimum=256,
+        maximum=256 * 1024,
+    )
+    keep_folders: float = setting(
+        7 * 86400.0, doc="How long the private folder of an ended session is kept.", kind=DURATION, minimum=0
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AgentConfig:
+    """A local agent: something that can be given a prompt, run as a child process without a shell."""
+
+    id: str
+    name: str | None = setting(
+        None, doc="Name shown to people.", pattern=r"[^\x00-\x1f]{1,64}", example="Code reviewer"
+    )
+    command: tuple[str, ...] = setting(
+        doc="Program and arguments; {prompt}, {model}, {session_id} are replaced. The prompt arrives on stdin.",
+        example='["my-agent", "--model", "{model}"]',
+    )
+    model: str | None = setting(
+        None, doc="Model used unless the session names one.", example="provider/model-1"
+    )
+    models: tuple[str, ...] = setting((), doc="Models a session may name; empty: any.")
+    output: OutputFormat = setting(
+        OutputFormat.TEXT, doc="text, or jsonl: lines that are JSON objects become events."
+    )
+    timeout: float = setting(
+        1800.0, doc="A session is ended after this time.", kind=DURATION, minimum=0.1, maximum=30 * 86400
+    )
+    max_concurrent: int = setting(
+        1, doc="Sessions of this agent running at once; more wait in the queue.", minimum=1, maximum=256
+    )
+    category: str | None = setting(
+        None, doc="Task category written into the ledger.", pattern=r"[^\x00-\x1f]{1,64}", example="review"
+    )
+    environment: Mapping[str, str] = setting({}, doc="Variables added to the agent's scrubbed environment.")
+    environment_file: str | None = setting(None, doc="File of KEY=value lines, mode 0600, for secrets.")
+    workdir: str | None = setting(
+        None, doc="Working directory, must exist; a private folder of the session when unset."
+    )
+    memory_limit: int | None = setting(
+        None,
+        doc="Address space of each process of the agent.",
+        kind=SIZE,
+        minimum=16 * 1024 * 1024,
+        example="4GiB",
+    )
+    process_limit: int | None = setting(
+        None,
+        doc="RLIMIT_NPROC of the agent (counts all processes of the user).",
+        minimum=1,
+        maximum=4_000_000,
+    )
+    file_size_limit: int | None = setting(
+        None, doc="Largest file the agent may write.", kind=SIZE, minimum=4096, example="1GiB"
+    )
+    open_files_limit: int = setting(
+        1024, doc="Open files per process of the agent.", minimum=16, maximum=1_048_576
+    )
+    cpu_time_limit: float | None = setting(
+        None, doc="CPU time per process of the agent.", kind=DURATION, minimum=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerConfig:
+    """The database."""
+
+    busy_timeout: float = setting(
+        5.0, doc="How long a write waits for another process's lock.", kind=DURATION, minimum=0, maximum=60
+    )
+    ballast: int = setting(
+        1024 * 1024,
+        doc="Reserve file that is given up to clean a full disk.",
+        kind=SIZE,
+        minimum=0,
+        maximum=1024 * 1024 * 1024,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SocketConfig:
+    """The Unix socket of the local API."""
+
+    group: str | None = setting(None, doc="Group that may connect and read.", example="ambient")
+    admin_group: str = setting("ambient-admin", doc="Group whose members may also write.")
+    max_connections: int = setting(
+        64, doc="Connections served at once; more are answered 503 and closed.", minimum=1, maximum=4096
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LogConfig:
+    """The daemon's own log, on standard error."""
+
+    level: LogLevel = setting(LogLevel.INFO, doc="debug, info, warning or error.")
+    format: LogFormat = setting(LogFormat.AUTO, doc="auto, human or json.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """The whole effective configuration."""
+
+    node: NodeConfig = field(default_factory=NodeConfig)
+    dispatcher: DispatcherConfig = field(default_factory=DispatcherConfig)
+    heartbeat: HeartbeatConfig = field(default_factory=HeartbeatConfig)
+    spool: SpoolConfig = field(default_factory=SpoolConfig)
+    sessions: SessionsConfig = field(default_factory=SessionsConfig)
+    agents: Mapping[str, AgentConfig] = field(default_factory=dict)
+    ledger: LedgerConfig = field(default_factory=LedgerConfig)
+    socket: SocketConfig = field(default_factory=SocketConfig)
+    log: LogConfig = field(default_factory=LogConfig)

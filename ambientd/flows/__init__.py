@@ -1,0 +1,1 @@
+"""One use case per function: validate, decide, write, tell."""

@@ -1,0 +1,1 @@
+"""This machine: clocks, identity facts, feed file, child processes."""

@@ -1,0 +1,1 @@
+"""Sockets: reading and writing bytes; framing is h11's."""

@@ -1,0 +1,44 @@
+"""Requests and responses as values, between the socket (`net`) and the routes (`api`)."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+
+class Caller(NamedTuple):
+    """Who is at the other end, read from the kernel at accept; numbers, never parsed text.
+
+    `uid` is None when the transport does not know (TCP). `may_write` was decided at accept.
+    """
+
+    transport: str
+    uid: int | None
+    pid: int | None
+    may_write: bool
+
+
+class Request(msgspec.Struct, frozen=True, gc=False):
+    """One request, whole: bodies are bounded, so they are read before the handler runs."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]  # names in lower case
+    body: bytes
+    caller: Caller
+    request_id: str
+    params: Mapping[str, str] = {}  # filled by the router from the path template
+
+
+class Response(msgspec.Struct, frozen=True, gc=False):
+    """One answer; `stream`, when given, replaces `body` and is sent chunked until it ends."""
+
+    status: int
+    body: bytes = b""
+    content_type: str = "application/json"
+    headers: tuple[tuple[str, str], ...] = ()
+    stream: AsyncIterator[bytes] | None = None
+
+
+Application = Callable[[Request], Awaitable[Response]]

@@ -1,0 +1,1 @@
+"""SQLite behind the ports: connections, the single writer, the migration runner."""

@@ -1,0 +1,54 @@
+"""The one table of error codes: HTTP status, exit code, whether a retry can help, and a sentence."""
+
+from typing import NamedTuple
+
+from ambientd.wire import exits
+
+
+class ErrorCode(NamedTuple):
+    """One row of the table.
+
+    `retryable` tells a client that the same request may succeed later without any change to it.
+    """
+
+    code: str
+    status: int
+    exit: int
+    retryable: bool
+    sentence: str
+
+
+_ROWS = (
+    ErrorCode(
+        "VALIDATION_ERROR", 400, exits.FAILED, False, "The request is not valid; `details` names every field."
+    ),
+    ErrorCode(
+        "BAD_REQUEST", 400, exits.FAILED, False, "The bytes received are not a well-formed HTTP request."
+    ),
+    ErrorCode("NOT_AUTHORIZED", 403, exits.NOT_PERMITTED, False, "This user may not do that on this node."),
+    ErrorCode("NOT_FOUND", 404, exits.NOT_FOUND, False, "Nothing has that id or path."),
+    ErrorCode("AMBIGUOUS", 409, exits.NOT_FOUND, False, "The id fits more than one; `details` lists them."),
+    ErrorCode("METHOD_NOT_ALLOWED", 405, exits.FAILED, False, "The path exists, the method does not."),
+    ErrorCode("NOT_ACCEPTABLE", 406, exits.FAILED, False, "None of the accepted media types can be made."),
+    ErrorCode("REQUEST_TIMEOUT", 408, exits.FAILED, True, "The request did not arrive in time."),
+    ErrorCode("NOTHING_RUNS", 409, exits.WRONG_STATE, False, "The session has already ended."),
+    ErrorCode("LENGTH_REQUIRED", 411, exits.FAILED, False, "A body needs a Content-Length."),
+    ErrorCode("PAYLOAD_TOO_LARGE", 413, exits.FAILED, False, "The body is larger than this route takes."),
+    ErrorCode("URI_TOO_LONG", 414, exits.FAILED, False, "The request line is too long."),
+    ErrorCode(
+        "UNSUPPORTED_MEDIA_TYPE", 415, exits.FAILED, False, "Bodies are application/json, not encoded."
+    ),
+    ErrorCode("HEADERS_TOO_LARGE", 431, exits.FAILED, False, "The header block is too large."),
+    ErrorCode("TOO_MANY_REQUESTS", 429, exits.FAILED, True, "Too many at once; try again shortly."),
+    ErrorCode(
+        "INTERNAL_ERROR", 500, exits.INTERNAL, False, "A fault in this program; the log has the request id."
+    ),
+    ErrorCode("NOT_READY", 503, exits.STORAGE, True, "The node is up but not ready; the message says why."),
+    ErrorCode("STORAGE_FULL", 503, exits.STORAGE, True, "The disk is full; nothing was acknowledged."),
+    ErrorCode("STORAGE_UNAVAILABLE", 503, exits.STORAGE, True, "The database cannot be written just now."),
+    ErrorCode(
+        "RUNNER_UNAVAILABLE", 503, exits.UNREACHABLE, True, "The session's runner did not answer in time."
+    ),
+)
+
+ERRORS: dict[str, ErrorCode] = {row.code: row for row in _ROWS}

@@ -1,0 +1,332 @@
+"""Messages of the local API (CONTRACT 5). Keys are camelCase under `/api/system`, `/api/control`, `/api/v3`.
+
+Absent means unknown: optional fields are left out rather than sent as null, except where the
+contract says that a key is always there.
+"""
+
+from typing import Any
+
+import msgspec
+
+from ambientd.wire.enums import AgentStatus, EventType, Health, SessionStatus
+
+# --- errors
+
+
+class ErrorDetail(msgspec.Struct, omit_defaults=True):
+    """One problem of one field. `message` repeats the problem in words for people."""
+
+    field: str
+    issue: str
+    message: str
+    expected: str | None = None
+
+
+class ErrorBody(msgspec.Struct, rename="camel"):
+    """The body of every refusal; `details` is sorted by field."""
+
+    code: str
+    message: str
+    details: list[ErrorDetail]
+    request_id: str
+
+
+class ErrorEnvelope(msgspec.Struct):
+    """The one shape of every error answer."""
+
+    error: ErrorBody
+
+
+# --- health
+
+
+class Live(msgspec.Struct):
+    """`/livez`: the loop turns."""
+
+    ok: bool
+
+
+class ReadyCheck(msgspec.Struct, omit_defaults=True):
+    """One condition of readiness."""
+
+    name: str
+    ok: bool
+    reason: str | None = None
+
+
+class Ready(msgspec.Struct):
+    """`/readyz`: 200 when every check is ok, else 503."""
+
+    ready: bool
+    checks: list[ReadyCheck]
+
+
+# --- control
+
+
+class SpawnRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """`POST /api/control/spawn`."""
+
+    agent_id: str
+    prompt: str
+    model: str | None = None
+    title: str | None = None
+    category: str | None = None
+
+
+class SpawnAnswer(msgspec.Struct, rename="camel"):
+    """The session is durable when this is sent; `status` is `queued` until a runner takes it."""
+
+    ok: bool
+    session_id: str
+    status: SessionStatus
+    audit_id: int
+
+
+class KillRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """`POST /api/control/kill`; a whole id or a unique prefix or suffix."""
+
+    session_id: str
+
+
+class KillAnswer(msgspec.Struct, rename="camel"):
+    """`ended` is true when the proof was already there (a queued session is cancelled at once)."""
+
+    ok: bool
+    session_id: str
+    signal: str
+    ended: bool
+    audit_id: int
+
+
+# --- ledger
+
+
+class SessionSummary(msgspec.Struct, rename="camel", omit_defaults=True):
+    """One row of the ledger (facts/v3-shapes); keys are only ever added.
+
+    `runtime_ms` counts from the moment the agent process started; 0 while it has not.
+    `started_at` is the instant the session was accepted and never changes.
+    """
+
+    session_id: str
+    agent_id: str
+    agent_label: str
+    model_id: str
+    status: SessionStatus
+    started_at: str
+    runtime_ms: int
+    artifact_count: int
+    ingested_at: str
+    run_id: str | None = None
+    task_title: str | None = None
+    task_text: str | None = None
+    task_category: str | None = None
+    ended_at: str | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    source_version: str | None = None
+    running_since: str | None = None
+    total_tokens: int | None = None
+    cost_usd: float | None = None
+    cost_confidence: str | None = None
+
+
+class SessionUsage(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Usage of one session with its provenance (seed 8.2.3, 9.4.2)."""
+
+    session_id: str
+    runtime_ms: int
+    cost_confidence: str
+    computed_at: str
+    cost_source: str
+    token_source: str
+    runtime_source: str
+    token_confidence: str
+    runtime_confidence: str
+    cost_confidence_level: str
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    total_tokens: int | None = None
+    cost_usd: float | None = None
+    provider: str | None = None
+    pricing_version: str | None = None
+
+
+class SessionEvent(msgspec.Struct, rename="camel"):
+    """One event of a session; `seq` starts at 1 and has no gaps within a session."""
+
+    event_id: str
+    session_id: str
+    seq: int
+    event_type: EventType
+    event_ts: str
+    payload: dict[str, Any]
+
+
+class Artifact(msgspec.Struct, rename="camel", omit_defaults=True):
+    """A file that the session left in its artifacts folder."""
+
+    name: str
+    bytes: int
+    sha256: str | None = None
+
+
+class LedgerPage(msgspec.Struct, rename="camel", omit_defaults=True):
+    """`GET /api/v3/ledger`: newest first; `total` is exact to 10,000."""
+
+    total: int
+    rows: list[SessionSummary]
+    next_cursor: str | None = None
+    total_is_lower_bound: bool = False
+
+
+class SessionDetail(msgspec.Struct, omit_defaults=True):
+    """`GET /api/v3/ledger/{sessionId}`."""
+
+    ledger: SessionSummary
+    events: list[SessionEvent]
+    artifacts: list[Artifact] = msgspec.field(default_factory=list)
+    usage: SessionUsage | None = None
+
+
+class EventsPage(msgspec.Struct, rename="camel"):
+    """`GET /api/v3/ledger/{sessionId}/events`: after a sequence number; `ended` when no more will come."""
+
+    session_id: str
+    status: SessionStatus
+    ended: bool
+    events: list[SessionEvent]
+
+
+# --- status
+
+
+class NodeStatus(msgspec.Struct, rename="camel", omit_defaults=True):
+    """This node, as `status` heads its screen."""
+
+    name: str
+    host_id: str
+    host_id_source: str
+    version: str
+    pid: int
+    mode: str
+    started_at: str
+    uptime_sec: int
+
+
+class HeartbeatStatus(msgspec.Struct, rename="camel", omit_defaults=True):
+    """The activity feed and the loop behind it.
+
+    `lost` counts beats of this process that did not reach the feed; `last_at` is the last one that did.
+    """
+
+    enabled: bool
+    seq: int
+    interval_sec: float
+    lost: int
+    cycles: int
+    feed: str | None = None
+    last_at: str | None = None
+    last_cycle_at: str | None = None
+    last_error: str | None = None
+    refused: str | None = None
+    clock_clamped_sec: float | None = None
+    note: str | None = None
+    quarantined: int = 0
+
+
+class LedgerStatus(msgspec.Struct, rename="camel", omit_defaults=True):
+    """The session ledger's size and health."""
+
+    ready: bool
+    sessions: int = 0
+    bytes: int = 0
+    schema_version: int = 0
+    degraded: str | None = None
+    reason: str | None = None
+
+
+class SessionsStatus(msgspec.Struct, rename="camel"):
+    """How many sessions run and wait on this node."""
+
+    running: int
+    queued: int
+
+
+class IntakeStatus(msgspec.Struct, rename="camel", omit_defaults=True):
+    """Counters of the spool since the ledger was made (R2.88)."""
+
+    dispatched: int = 0
+    committed: int = 0
+    rejected: int = 0
+    error: int = 0
+    skipped: int = 0
+    blocked: int = 0
+    waiting: int = 0
+    unknown_files: int = 0
+    rejected_by: dict[str, int] = msgspec.field(default_factory=dict)
+    blocked_by: dict[str, int] = msgspec.field(default_factory=dict)
+    breakers_open: list[str] = msgspec.field(default_factory=list)
+    latest: dict[str, Any] | None = None
+
+
+class AgentView(msgspec.Struct, rename="camel", omit_defaults=True):
+    """One agent; `id`, `name`, `status`, `lastActivityAt`, `reason` are the seed's."""
+
+    id: str
+    name: str
+    status: AgentStatus
+    last_activity_at: str | None
+    reason: str
+    kind: str = "local"
+    session_id: str | None = None
+    model: str | None = None
+    task: str | None = None
+    since: str | None = None
+    running: int = 0
+    queued: int = 0
+
+
+class Problem(msgspec.Struct, omit_defaults=True):
+    """Something to look at, with the command that helps."""
+
+    id: str
+    severity: str
+    text: str
+    help: str | None = None
+
+
+class StatusDocument(msgspec.Struct, rename="camel", omit_defaults=True):
+    """`ambientctl status --json` and `/api/system/status`; parts that do not exist yet are absent."""
+
+    schema: str
+    generated_at: str
+    health: Health
+    node: NodeStatus
+    heartbeat: HeartbeatStatus
+    ledger: LedgerStatus
+    sessions: SessionsStatus
+    intake: IntakeStatus
+    agents: list[AgentView]
+    problems: list[Problem]
+
+
+# --- schema
+
+
+class MigrationRow(msgspec.Struct, rename="camel", omit_defaults=True):
+    """One migration of the running schema."""
+
+    version: int
+    name: str
+    applied_at: str | None = None
+
+
+class MigrationsView(msgspec.Struct, rename="camel"):
+    """`GET /api/v1/node/migrations`."""
+
+    schema: str
+    current: int
+    known: int
+    migrations: list[MigrationRow]
