@@ -1,16 +1,19 @@
-"""Fault families that cross layers (HOUSE 5). Expected refusals are `Rejected` values, not exceptions."""
+"""Fault families that cross layers (HOUSE 5). Expected refusals are `Rejected` values, re-exported here."""
 
-import msgspec
+from collections.abc import Sequence
 
-from ambientd.wire.messages import ErrorDetail
+from ambientd.config.problems import Problem
+from ambientd.core.rejection import Rejected
+
+__all__ = ["ConfigError", "Rejected", "StoreBusyError", "StoreError", "StoreFullError", "UnavailableError"]
 
 
-class Rejected(msgspec.Struct, frozen=True):
-    """An expected refusal, returned by core and flows; `code` is a row of `wire.errors.ERRORS`."""
+class ConfigError(Exception):
+    """The configuration cannot be used; `problems` lists everything that must change (exit 78)."""
 
-    code: str
-    message: str
-    details: tuple[ErrorDetail, ...] = ()
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("\n".join(problem.text for problem in problems))
+        self.problems = tuple(problems)
 
 
 class UnavailableError(Exception):

@@ -1,7 +1,7 @@
 """Requests and responses as values, between the socket (`net`) and the routes (`api`)."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -42,3 +42,16 @@ class Response(msgspec.Struct, frozen=True, gc=False):
 
 
 Application = Callable[[Request], Awaitable[Response]]
+
+
+class HttpLog(Protocol):
+    """What the listener and the router tell about their work. Never blocks, never raises."""
+
+    def refused(self, *, request_id: str, status: int, code: str, method: str, path: str) -> None:
+        """An error answer was made; `path` is bounded and holds no query. Method and path may be empty."""
+
+    def fault(self, where: str, error: BaseException, *, request_id: str) -> None:
+        """A defect of this program: `error` was not expected there. `request_id` may be empty."""
+
+    def note(self, event: str, **facts: object) -> None:
+        """Something about the listener itself; the caller keeps it to a line a minute per cause."""

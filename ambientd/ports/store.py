@@ -6,6 +6,7 @@ with nothing written. The function runs off the event loop and may be called onl
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Protocol, TypeVar
 
 from ambientd.core.records import (
@@ -45,6 +46,9 @@ class LedgerRepository(Protocol):
 
     def last_of_agents(self) -> Mapping[str, SessionRecord]:
         """The newest ended session of each agent."""
+
+    def ended_since(self, at: datetime, limit: int) -> list[SessionRecord]:
+        """Sessions that ended at or after an instant, newest end first (by an index on `ended_at`)."""
 
     def change(self, session_id: str, change: SessionChange) -> bool:
         """Moves a session forward. False, and nothing written, when it has already ended."""

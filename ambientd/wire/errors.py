@@ -41,6 +41,9 @@ _ROWS = (
     ErrorCode("HEADERS_TOO_LARGE", 431, exits.FAILED, False, "The header block is too large."),
     ErrorCode("TOO_MANY_REQUESTS", 429, exits.FAILED, True, "Too many at once; try again shortly."),
     ErrorCode(
+        "TOO_MANY_CONNECTIONS", 503, exits.UNREACHABLE, True, "All connections are taken; try again shortly."
+    ),
+    ErrorCode(
         "INTERNAL_ERROR", 500, exits.INTERNAL, False, "A fault in this program; the log has the request id."
     ),
     ErrorCode("NOT_READY", 503, exits.STORAGE, True, "The node is up but not ready; the message says why."),

@@ -1,6 +1,8 @@
 """Where things live by convention (CONTRACT 2): pure functions of the environment and the uid."""
 
-from collections.abc import Mapping
+# The same class as `collections.abc.Mapping`, but already loaded: that package alone costs the hot verbs of
+# `ambientctl` a tenth of their budget.
+from _collections_abc import Mapping
 
 SYSTEM_CONFIG = "/etc/ambient/ambient.toml"
 SYSTEM_STATE = "/var/lib/ambient"

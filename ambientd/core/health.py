@@ -1,0 +1,79 @@
+"""What is wrong, in words, with the command that helps; and how bad it is all together."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from ambientd.core.timefmt import parse_rfc3339
+from ambientd.wire.enums import Health
+from ambientd.wire.messages import HeartbeatStatus, IntakeStatus, LedgerStatus, Problem
+
+CRITICAL = "critical"
+WARNING = "warning"
+
+# A cycle later than this many intervals is a stuck loop as far as an operator is concerned.
+LATE_CYCLES = 3
+
+
+def problems_of(
+    *,
+    heartbeat: HeartbeatStatus,
+    ledger: LedgerStatus,
+    intake: IntakeStatus,
+    intake_failing: str | None,
+    now: datetime,
+) -> list[Problem]:
+    """Every problem, the worst first, in a fixed order."""
+    found = [
+        *_ledger_problems(ledger),
+        *_heartbeat_problems(heartbeat, now),
+        *_intake_problems(intake, intake_failing),
+    ]
+    return sorted(found, key=lambda problem: problem.severity != CRITICAL)
+
+
+def health_of(problems: Iterable[Problem]) -> Health:
+    """Failing with a critical problem, degraded with any, else ok."""
+    severities = {problem.severity for problem in problems}
+    if CRITICAL in severities:
+        return Health.FAILING
+    return Health.DEGRADED if severities else Health.OK
+
+
+def _ledger_problems(ledger: LedgerStatus) -> Iterable[Problem]:
+    if not ledger.ready:
+        yield Problem(
+            "ledger.not_ready",
+            CRITICAL,
+            ledger.reason or "the ledger is not ready",
+            "ambientctl migrate status",
+        )
+    if ledger.degraded:
+        yield Problem("ledger.degraded", WARNING, ledger.degraded, "ambientctl migrate status")
+
+
+def _heartbeat_problems(heartbeat: HeartbeatStatus, now: datetime) -> Iterable[Problem]:
+    if heartbeat.refused:
+        yield Problem(
+            "feed.refused", WARNING, f"feed not written: {heartbeat.refused}", "ambientctl config show"
+        )
+    elif heartbeat.last_error:
+        text = f"feed append failed, {heartbeat.lost} lost: {heartbeat.last_error}"
+        yield Problem("feed.failing", WARNING, text, "ambientctl feed drift")
+    last = heartbeat.last_cycle_at
+    if last is not None:
+        age = (now - parse_rfc3339(last)).total_seconds()
+        if age > LATE_CYCLES * heartbeat.interval_sec + 5:
+            yield Problem(
+                "dispatcher.late", CRITICAL, f"no cycle for {age:.0f} s", "ambientctl status --watch"
+            )
+
+
+def _intake_problems(intake: IntakeStatus, failing: str | None) -> Iterable[Problem]:
+    if failing:
+        yield Problem("intake.failing", WARNING, f"the inbox cannot be swept: {failing}")
+    if intake.unknown_files:
+        text = f"{intake.unknown_files} files in the inbox are not named <name>.json"
+        yield Problem("intake.unknown_files", WARNING, text)
+    for agent in intake.breakers_open:
+        text = f"starts of {agent} keep failing; next try within a minute"
+        yield Problem(f"breaker.{agent}", WARNING, text, f"ambientctl sessions --agent {agent}")

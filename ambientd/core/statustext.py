@@ -1,0 +1,181 @@
+"""The status screen: a document becomes lines (LOOK 5.1). Nothing is read, nothing is decided here."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+
+from ambientd.core.text import age, age_of, cut, number, pad, printable, size, width_of
+from ambientd.core.timefmt import parse_rfc3339
+from ambientd.wire.enums import AgentStatus, Health
+from ambientd.wire.messages import AgentView, Problem, StatusDocument
+
+NARROWEST = 40
+WIDEST = 200
+PROBLEM_HELP_COLUMN = 50
+
+_COLOURS = {"good": "32", "look": "33", "act": "31", "off": "2", "run": "36"}
+_GLYPHS = {"good": "✓", "look": "!", "act": "✕", "off": "○", "run": "▶", "up": "●"}
+_ASCII = {"good": "*", "look": "!", "act": "x", "off": "o", "run": ">", "up": "*"}
+_HEALTH = {Health.OK: "good", Health.DEGRADED: "look", Health.FAILING: "act"}
+_AGENT = {
+    AgentStatus.FAILED: "act",
+    AgentStatus.RUNNING: "run",
+    AgentStatus.DONE: "good",
+    AgentStatus.IDLE: "off",
+}
+
+
+class Look(msgspec.Struct, frozen=True, kw_only=True):
+    """How the reader's terminal is: columns, colours, and whether it shows more than ASCII."""
+
+    width: int = 80
+    colour: bool = False
+    ascii_only: bool = False
+
+    def glyph(self, mark: str) -> str:
+        """A mark, coloured when colours are wanted."""
+        sign = (_ASCII if self.ascii_only else _GLYPHS)[mark]
+        return self.paint(sign, "good" if mark == "up" else mark)
+
+    def paint(self, text: str, mark: str) -> str:
+        """State words and marks carry colour, nothing else does."""
+        return f"\x1b[{_COLOURS[mark]}m{text}\x1b[0m" if self.colour else text
+
+    def plain(self, text: str) -> str:
+        """The text with what the terminal cannot show replaced."""
+        if not self.ascii_only:
+            return text
+        return text.replace("·", "-").replace("…", "..").encode("ascii", "replace").decode()
+
+
+def render_short(document: StatusDocument, look: Look) -> str:
+    """One line for prompts and scripts."""
+    return _headline(document, look) + "\n"
+
+
+def render(document: StatusDocument, look: Look) -> str:
+    """The whole screen; every line fits the width."""
+    width = min(max(look.width, NARROWEST), WIDEST)
+    look = msgspec.structs.replace(look, width=width)
+    now = parse_rfc3339(document.generated_at)
+    lines = [_headline(document, look), *_rows(document, look, now)]
+    if document.agents:
+        lines += ["", *_agents(document.agents, look, now)]
+    if document.problems:
+        lines += ["", *_problems(document.problems, look)]
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def _headline(document: StatusDocument, look: Look) -> str:
+    node, mark = document.node, _HEALTH[document.health]
+    sign = look.glyph("up" if document.health is Health.OK else mark)
+    left = f"{printable(node.name)}  "
+    word = document.health.value
+    right = f"ambientd {node.version} · up {age(node.uptime_sec)} · pid {node.pid}"
+    room = look.width - 2 - width_of(left) - len(word)
+    gap = " " * max(2, room - width_of(right))
+    return f"{sign} {look.plain(left)}{look.paint(word, mark)}" + look.plain(cut(gap + right, max(0, room)))
+
+
+def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
+    host = document.node.host_id
+    rows = [("host", "", f"{host[:11]}…{host[-4:]} ({document.node.host_id_source})"), None]
+    rows.append(("pulse", *_pulse(document, now)))
+    ledger = document.ledger
+    if ledger.ready:
+        text = f"{number(ledger.sessions)} sessions, {size(ledger.bytes)}, schema {ledger.schema_version}"
+        rows.append(("ledger", "look" if ledger.degraded else "good", text))
+    else:
+        rows.append(("ledger", "act", f"not ready: {ledger.reason}"))
+    counts = document.sessions
+    busy = counts.running + counts.queued
+    rows.append(("sessions", "run" if busy else "off", f"{counts.running} running, {counts.queued} queued"))
+    rows.append(("inbox", *_intake(document)))
+    for row in rows:
+        if row is None:
+            yield ""
+            continue
+        name, mark, text = row
+        lead = f"  {name:<8} " + (f"{look.glyph(mark)} " if mark else "")
+        used = 11 + (2 if mark else 0)
+        yield lead + look.plain(cut(printable(text), look.width - used))
+
+
+def _pulse(document: StatusDocument, now: datetime) -> tuple[str, str]:
+    beat = document.heartbeat
+    every = f"every {beat.interval_sec:g}s"
+    if not beat.enabled:
+        return "off", f"feed off, {number(beat.cycles)} cycles, {every}"
+    if beat.refused:
+        return "look", f"not written: {beat.refused}"
+    last = age_of(parse_rfc3339(beat.last_at) if beat.last_at else None, now)
+    text = f"#{beat.seq} {last} ago, {every}, {number(beat.lost)} lost"
+    if beat.clock_clamped_sec:
+        text += f", clock held back {beat.clock_clamped_sec:g}s"
+    if beat.note:
+        text += f" ({beat.note})"
+    return ("look" if beat.last_error else "good"), text
+
+
+def _intake(document: StatusDocument) -> tuple[str, str]:
+    counts = document.intake
+    text = (
+        f"{number(counts.committed)} done, {number(counts.error)} failed, {number(counts.rejected)} rejected"
+    )
+    if counts.blocked:
+        text += f", {number(counts.blocked)} blocked"
+    if counts.waiting:
+        text += f", {number(counts.waiting)} waiting"
+    if counts.unknown_files:
+        text += f", {number(counts.unknown_files)} with odd names"
+    attention = counts.unknown_files or counts.breakers_open
+    return ("look" if attention else "good"), text
+
+
+_HEADS = ("AGENT", "STATUS", "SINCE", "SESSION", "MODEL", "TASK")
+
+
+def _agents(agents: list[AgentView], look: Look, now: datetime) -> Iterable[str]:
+    table = [_agent_cells(agent, look, now) for agent in agents]
+    widths = [max(width_of(row[column]) for row in (_HEADS, *table)) for column in range(5)]
+    widths[0] = min(widths[0], 24)
+    widths[4] = min(widths[4], 24)
+    widths[1] += 2
+    for index, row in enumerate((_HEADS, *table)):
+        cells = [pad(cut(row[0], widths[0]), widths[0])]
+        if index == 0:
+            cells.append(pad(row[1], widths[1]))
+        else:
+            mark = _AGENT[agents[index - 1].status]
+            word = look.paint(row[1], mark)
+            cells.append(f"{look.glyph(mark)} {word}" + " " * (widths[1] - 2 - width_of(row[1])))
+        cells.append(" " * (widths[2] - width_of(row[2])) + row[2])
+        cells += [pad(cut(row[column], widths[column]), widths[column]) for column in (3, 4)]
+        used = 2 + sum(widths) + 2 * 5
+        cells.append(cut(row[5], max(0, look.width - used)))
+        yield "  " + "  ".join(cells)
+
+
+def _agent_cells(agent: AgentView, look: Look, now: datetime) -> tuple[str, ...]:
+    since = age_of(parse_rfc3339(agent.since) if agent.since else None, now)
+    session = agent.session_id[-8:] if agent.session_id else "-"
+    texts = (agent.name, agent.status.value, since, session, agent.model or "-", agent.task or "-")
+    return tuple(look.plain(printable(text)) for text in texts)
+
+
+def _problems(problems: list[Problem], look: Look) -> Iterable[str]:
+    yield f"  {len(problems)} problem{'s' if len(problems) != 1 else ''}:"
+    for problem in problems:
+        mark = "act" if problem.severity == "critical" else "look"
+        text = look.plain(printable(problem.text))
+        help_text = look.plain(printable(problem.help or ""))
+        line = f"  {look.glyph(mark)} "
+        room = look.width - 4
+        start = max(min(PROBLEM_HELP_COLUMN, room - len(help_text)), width_of(text) + 2)
+        if help_text and start + len(help_text) <= room:
+            yield line + pad(text, start) + help_text
+        else:
+            yield line + cut(text, room)
+            if help_text:
+                yield "      " + cut(help_text, look.width - 6)

@@ -1,0 +1,190 @@
+"""Puts together what `status` says, from parts that each know their own truth."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import datetime
+
+import msgspec
+
+from ambientd.core.agentstatus import RECENT, view_agents
+from ambientd.core.health import health_of, problems_of
+from ambientd.core.records import SessionRecord, TaskOutcome
+from ambientd.core.timefmt import from_ms, rfc3339_ms
+from ambientd.flows.sessions import Agents
+from ambientd.ports.clock import Clock
+from ambientd.ports.feed import FeedSink
+from ambientd.ports.store import Store, StoreFacts, Transaction
+from ambientd.wire.enums import SessionStatus
+from ambientd.wire.messages import (
+    HeartbeatStatus,
+    IntakeStatus,
+    LedgerStatus,
+    NodeStatus,
+    SessionsStatus,
+    StatusDocument,
+)
+from ambientd.wire.routes import SCHEMA_STATUS
+
+ENDED_SHOWN_MAX = 500
+
+
+class NodeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What does not change while the process lives."""
+
+    name: str
+    host_id: str
+    host_id_source: str
+    version: str
+    pid: int
+    mode: str
+    started_at: datetime
+
+
+class LoopFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """The dispatcher's own counters. `interval` in seconds."""
+
+    interval: float
+    seq: int
+    cycles: int
+    last_cycle_at: datetime | None
+
+
+class IntakeFacts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the intake saw at its last sweep."""
+
+    waiting: int
+    odd: int
+    failing: str | None
+    breakers_open: tuple[str, ...]
+
+
+class StatusSources(msgspec.Struct, frozen=True, kw_only=True):
+    """Where each part of the status comes from."""
+
+    node: NodeFacts
+    store: Store
+    feed: FeedSink
+    clock: Clock
+    agents: Callable[[], Agents]
+    loop: Callable[[], LoopFacts]
+    intake: Callable[[], IntakeFacts]
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    sessions: int
+    active: list[SessionRecord]
+    ended: list[SessionRecord]
+    counters: Mapping[str, int]
+    latest: TaskOutcome | None
+
+
+async def gather(sources: StatusSources) -> StatusDocument:
+    """The status document of this moment; raises StoreError when the store is not ready."""
+    now = sources.clock.now()
+
+    def work(tx: Transaction) -> _Stored:
+        return _Stored(
+            sessions=tx.ledger.count(),
+            active=tx.ledger.active(),
+            ended=tx.ledger.ended_since(now - RECENT, ENDED_SHOWN_MAX),
+            counters=tx.tasks.counters(),
+            latest=tx.tasks.latest(),
+        )
+
+    stored = await sources.store.read(work)
+    intake_facts = sources.intake()
+    heartbeat = _heartbeat(sources.feed, sources.loop())
+    ledger = _ledger(sources.store.facts(), stored)
+    intake = _intake(intake_facts, stored)
+    by_status = Counter(row.status for row in stored.active)
+    problems = problems_of(
+        heartbeat=heartbeat, ledger=ledger, intake=intake, intake_failing=intake_facts.failing, now=now
+    )
+    return StatusDocument(
+        schema=SCHEMA_STATUS,
+        generated_at=rfc3339_ms(now),
+        health=health_of(problems),
+        node=_node(sources.node, now),
+        heartbeat=heartbeat,
+        ledger=ledger,
+        sessions=SessionsStatus(
+            running=by_status[SessionStatus.RUNNING], queued=by_status[SessionStatus.QUEUED]
+        ),
+        intake=intake,
+        agents=view_agents(sources.agents(), stored.active, stored.ended, now),
+        problems=problems,
+    )
+
+
+def _node(facts: NodeFacts, now: datetime) -> NodeStatus:
+    return NodeStatus(
+        name=facts.name,
+        host_id=facts.host_id,
+        host_id_source=facts.host_id_source,
+        version=facts.version,
+        pid=facts.pid,
+        mode=facts.mode,
+        started_at=rfc3339_ms(facts.started_at),
+        uptime_sec=max(0, int((now - facts.started_at).total_seconds())),
+    )
+
+
+def _heartbeat(feed: FeedSink, loop: LoopFacts) -> HeartbeatStatus:
+    snapshot = feed.snapshot()
+    written = snapshot.last_written_at_ms
+    return HeartbeatStatus(
+        enabled=snapshot.enabled,
+        seq=loop.seq,
+        interval_sec=loop.interval,
+        lost=snapshot.lost,
+        cycles=loop.cycles,
+        feed=snapshot.path,
+        last_at=rfc3339_ms(from_ms(written)) if written is not None else None,
+        last_cycle_at=rfc3339_ms(loop.last_cycle_at) if loop.last_cycle_at else None,
+        last_error=snapshot.last_error,
+        refused=snapshot.refused,
+        clock_clamped_sec=snapshot.clamped_ms / 1000 if snapshot.clamped_ms else None,
+        note=snapshot.note,
+        quarantined=snapshot.quarantined,
+    )
+
+
+def _ledger(facts: StoreFacts, stored: _Stored) -> LedgerStatus:
+    return LedgerStatus(
+        ready=facts.ready,
+        sessions=stored.sessions,
+        bytes=facts.size_bytes,
+        schema_version=facts.schema_version,
+        degraded=facts.degraded,
+        reason=facts.reason,
+    )
+
+
+def _intake(facts: IntakeFacts, stored: _Stored) -> IntakeStatus:
+    counters = stored.counters
+    latest = stored.latest
+    return IntakeStatus(
+        dispatched=counters.get("dispatched", 0),
+        committed=counters.get("committed", 0),
+        rejected=counters.get("rejected", 0),
+        error=counters.get("error", 0),
+        skipped=counters.get("skipped", 0),
+        blocked=counters.get("blocked", 0),
+        waiting=facts.waiting,
+        unknown_files=facts.odd,
+        rejected_by=_with_prefix(counters, "rejected."),
+        blocked_by=_with_prefix(counters, "blocked."),
+        breakers_open=list(facts.breakers_open),
+        latest={
+            "taskId": latest.task_id,
+            "outcome": latest.outcome,
+            "sessionId": latest.session_id,
+            "at": rfc3339_ms(latest.at),
+        }
+        if latest
+        else None,
+    )
+
+
+def _with_prefix(counters: Mapping[str, int], prefix: str) -> dict[str, int]:
+    return {name.removeprefix(prefix): count for name, count in counters.items() if name.startswith(prefix)}
