@@ -6,6 +6,7 @@ metadata, so a setting is described once.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
@@ -40,6 +41,14 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
+class NotifierKind(StrEnum):
+    """How a notification of an alert leaves the node."""
+
+    LOG = "log"
+    COMMAND = "command"
+    WEBHOOK = "webhook"
+
+
 class LogFormat(StrEnum):
     """`auto` is human on a terminal and JSON elsewhere."""
 
@@ -51,6 +60,7 @@ class LogFormat(StrEnum):
 # Field kinds tell the parser how a TOML value becomes the Python value.
 DURATION = "duration"  # "90s", "5m", "1h30m" -> seconds as float
 SIZE = "size"  # "64KiB", "10MB" or an integer number of bytes -> int
+PRICES = "prices"  # tables of `ModelPrices` by version and model
 
 
 def setting(
@@ -194,7 +204,8 @@ class AgentConfig:
         None, doc="Name shown to people.", pattern=r"[^\x00-\x1f]{1,64}", example="Code reviewer"
     )
     command: tuple[str, ...] = setting(
-        doc="Program and arguments; {prompt}, {model}, {session_id} are replaced. The prompt arrives on stdin.",
+        doc="Program and arguments; {prompt}, {model}, {session_id} are replaced. "
+        "The prompt arrives on stdin.",
         example='["my-agent", "--model", "{model}"]',
     )
     model: str | None = setting(
@@ -214,9 +225,13 @@ class AgentConfig:
         None, doc="Task category written into the ledger.", pattern=r"[^\x00-\x1f]{1,64}", example="review"
     )
     environment: Mapping[str, str] = setting({}, doc="Variables added to the agent's scrubbed environment.")
-    environment_file: str | None = setting(None, doc="File of KEY=value lines, mode 0600, for secrets.")
+    environment_file: str | None = setting(
+        None, doc="File of KEY=value lines, mode 0600, for secrets.", example="/etc/ambient/reviewer.env"
+    )
     workdir: str | None = setting(
-        None, doc="Working directory, must exist; a private folder of the session when unset."
+        None,
+        doc="Working directory, must exist; a private folder of the session when unset.",
+        example="/srv/repo",
     )
     memory_limit: int | None = setting(
         None,
@@ -230,6 +245,7 @@ class AgentConfig:
         doc="RLIMIT_NPROC of the agent (counts all processes of the user).",
         minimum=1,
         maximum=4_000_000,
+        example="4096",
     )
     file_size_limit: int | None = setting(
         None, doc="Largest file the agent may write.", kind=SIZE, minimum=4096, example="1GiB"
@@ -238,7 +254,7 @@ class AgentConfig:
         1024, doc="Open files per process of the agent.", minimum=16, maximum=1_048_576
     )
     cpu_time_limit: float | None = setting(
-        None, doc="CPU time per process of the agent.", kind=DURATION, minimum=1
+        None, doc="CPU time per process of the agent.", kind=DURATION, minimum=1, example="1h"
     )
 
 
@@ -256,6 +272,109 @@ class LedgerConfig:
         minimum=0,
         maximum=1024 * 1024 * 1024,
     )
+    legacy_paths: tuple[str, ...] = setting(
+        (), doc="Files or folders of the earlier JSON store that the import-drift diagnostic compares with."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelPrices:
+    """Prices of one model (or of all whose name begins alike), in USD per million tokens."""
+
+    input: Decimal
+    output: Decimal
+    cache_read: Decimal | None = None
+    cache_write: Decimal | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PricingConfig:
+    """Price tables, for sessions that report tokens but no cost."""
+
+    current: str | None = setting(
+        None, doc="Name of the table that new costs are estimated with; unset: none is.", example="2026-11"
+    )
+    versions: Mapping[str, Mapping[str, ModelPrices]] = setting(
+        {},
+        doc="Per version and model, USD per million tokens: input, output, cache_read?, cache_write?. "
+        "One * may end a model's name.",
+        kind=PRICES,
+        example='{"2026-11" = {models = {"provider/model-1" = {input = 3.0, output = 15.0}}}}',
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RetentionConfig:
+    """How long the ledger keeps what it knows, and how it is cleaned once a day."""
+
+    raw: float = setting(
+        90 * 86400.0,
+        doc="How long ended sessions are kept, with their events and usage; counted from their end.",
+        kind=DURATION,
+        minimum=90 * 86400,
+        maximum=36_500 * 86400,
+    )
+    aggregates: float = setting(
+        365 * 86400.0,
+        doc="How long the daily totals and the performance of models are kept.",
+        kind=DURATION,
+        minimum=365 * 86400,
+        maximum=36_500 * 86400,
+    )
+    batch: int = setting(
+        50, doc="Sessions removed in one write; others write in between.", minimum=10, maximum=200
+    )
+    hour: int | None = setting(
+        None,
+        doc="UTC hour in which the daily run begins; unset: ten minutes after the start, then daily.",
+        minimum=0,
+        maximum=23,
+        example="3",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NotifierConfig:
+    """A receiver of alerts' notifications, besides the daemon's own log."""
+
+    id: str
+    kind: NotifierKind = setting(doc="log, command or webhook.", example="webhook")
+    command: tuple[str, ...] | None = setting(
+        None,
+        doc="Program and arguments, without a shell; the notification arrives on stdin as JSON.",
+        example='["/usr/local/bin/page-me", "--from", "ambient"]',
+    )
+    url: str | None = setting(
+        None, doc="Address that the webhook posts to.", example="https://hooks.example.net/ambient"
+    )
+    secret_file: str | None = setting(
+        None,
+        doc="File with the key of the webhook's signature, mode 0600; unsigned when unset.",
+        example="/etc/ambient/webhook.key",
+    )
+    timeout: float = setting(
+        10.0, doc="How long one attempt may take.", kind=DURATION, minimum=0.1, maximum=60
+    )
+    attempts: int = setting(
+        5,
+        doc="Attempts before a notification is given up; the pauses between them double.",
+        minimum=1,
+        maximum=10,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AlertsConfig:
+    """Evaluation of the alert rules, and who is told."""
+
+    sweep_interval: float = setting(
+        300.0,
+        doc="How often all rules are evaluated; the end of a session does it too, at once.",
+        kind=DURATION,
+        minimum=1,
+        maximum=3600,
+    )
+    notifiers: Mapping[str, NotifierConfig] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -288,5 +407,8 @@ class Config:
     sessions: SessionsConfig = field(default_factory=SessionsConfig)
     agents: Mapping[str, AgentConfig] = field(default_factory=dict)
     ledger: LedgerConfig = field(default_factory=LedgerConfig)
+    pricing: PricingConfig = field(default_factory=PricingConfig)
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
+    alerts: AlertsConfig = field(default_factory=AlertsConfig)
     socket: SocketConfig = field(default_factory=SocketConfig)
     log: LogConfig = field(default_factory=LogConfig)
