@@ -13,6 +13,7 @@ from ambientd.wire.enums import (
     CostConfidence,
     CostSource,
     EventType,
+    LedgerSort,
     MetricConfidence,
     MetricSource,
     SessionStatus,
@@ -63,8 +64,12 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class SessionChange(msgspec.Struct, frozen=True, kw_only=True):
-    """A step forward; fields left None keep what is stored. Identity fields cannot be named here."""
+    """A step forward; fields left None keep what is stored. Identity fields cannot be named here.
 
+    `model_id` is for a session whose model was not known before.
+    """
+
+    model_id: str | None = None
     status: SessionStatus | None = None
     running_since: datetime | None = None
     ended_at: datetime | None = None
@@ -101,6 +106,8 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
     total_tokens: int | None = None
+    cache_read_tokens: int | None = None
+    cache_write_tokens: int | None = None
     runtime_ms: int | None = None
     cost_usd: float | None = None
     cost_confidence: CostConfidence = CostConfidence.UNKNOWN
@@ -118,7 +125,8 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True):
 class LedgerQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Filters are joined by and; `since` is inclusive, `until` exclusive, both on `started_at`.
 
-    `text` is literal text looked for in id, title and task. Newest first; ties by id, descending.
+    `text` is literal text looked for in id, title and task; the category "" is that of sessions without
+    one. Newest first unless `sort` says otherwise; ties by id, descending.
     """
 
     agent_id: str | None = None
@@ -130,6 +138,9 @@ class LedgerQuery(msgspec.Struct, frozen=True, kw_only=True):
     text: str | None = None
     limit: int = 50
     after: tuple[datetime, str] | None = None  # the last row of the page before
+    sort: LedgerSort = LedgerSort.NEWEST
+    place: tuple[float | None, str] | None = None  # the same in another order: figure and id
+    offset: int = 0  # rows to leave out, instead of a place
 
 
 class LedgerSlice(msgspec.Struct, frozen=True, kw_only=True):
@@ -175,3 +186,75 @@ class TaskOutcome(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str | None
     file_name: str
     at: datetime
+
+
+class AgedSessions(msgspec.Struct, frozen=True, kw_only=True):
+    """Ended sessions that retention counts or removes: rows, and about how many bytes of the database."""
+
+    sessions: int = 0
+    events: int = 0
+    usage: int = 0
+    event_bytes: int = 0
+    usage_bytes: int = 0
+    session_bytes: int = 0
+
+    def __add__(self, other: "AgedSessions") -> "AgedSessions":
+        """Both together."""
+        names = self.__struct_fields__
+        return AgedSessions(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """One batch that retention removed; the next begins behind `place` (start and id of the last)."""
+
+    found: AgedSessions
+    place: tuple[str, str]
+
+
+class PendingNotification(msgspec.Struct, frozen=True, kw_only=True):
+    """A notification of an alert that one notifier has not delivered yet; `payload` is its JSON."""
+
+    key: int
+    payload: bytes
+
+
+class Costable(msgspec.Struct, frozen=True, kw_only=True):
+    """A usage row whose cost is not the provider's own, with what its price depends on.
+
+    `key` orders such rows and stays the same for as long as the session lasts.
+    """
+
+    key: int
+    model_id: str
+    usage: UsageRecord
+
+
+class PlacedEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """An event of an ingested session to insert under the number that was settled for it.
+
+    Without an id of its own it is known as `<session_id>:<seq>`.
+    """
+
+    seq: int
+    event_type: EventType
+    at: datetime
+    payload: Mapping[str, Any]
+    event_id: str | None
+
+
+class KeptEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A stored event, to compare one that came again with; `session_id` is empty for another session's."""
+
+    session_id: str
+    seq: int
+    event_type: str
+    at_ms: int
+    payload: Mapping[str, Any]
+    event_id: str
+
+
+class KeptKey(msgspec.Struct, frozen=True, kw_only=True):
+    """What was taken in under an idempotency key: the session, and the content's fingerprint."""
+
+    session_id: str
+    fingerprint: str

@@ -7,21 +7,33 @@ with nothing written. The function runs off the event loop and may be called onl
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
+from ambientd.core.alertrules import AlertRule, AlertScope
+from ambientd.core.alerts import AlertState
+from ambientd.core.analytics import DaySpan, KeptMatrix, MatrixFacts, MatrixQuery, Totals, UsageQuery
+from ambientd.core.ingest import StoredSession
 from ambientd.core.records import (
+    AgedSessions,
     AuditEntry,
+    Costable,
     EventRecord,
+    KeptEvent,
+    KeptKey,
     LedgerQuery,
     LedgerSlice,
     NewEvent,
     NewSession,
+    PendingNotification,
+    PlacedEvent,
+    Removed,
     RunRecord,
     SessionChange,
     SessionRecord,
     TaskOutcome,
     UsageRecord,
 )
+from ambientd.wire.enums import AlertMetric
 
 T = TypeVar("T")
 
@@ -40,6 +52,12 @@ class LedgerRepository(Protocol):
 
     def page(self, query: LedgerQuery) -> LedgerSlice:
         """One page of summaries, by keyset."""
+
+    def handles(self, query: LedgerQuery) -> Sequence[int]:
+        """Short names of all sessions of a query, in its order; limit, place and offset do not count."""
+
+    def by_handles(self, handles: Sequence[int]) -> list[SessionRecord]:
+        """These sessions in this order, without those that are gone."""
 
     def active(self) -> list[SessionRecord]:
         """Queued and running sessions, oldest first."""
@@ -74,6 +92,88 @@ class UsageRepository(Protocol):
 
     def get(self, session_id: str) -> UsageRecord | None:
         """The usage row, if any."""
+
+    def costable(
+        self, after: int, limit: int, *, since: datetime | None = None, until: datetime | None = None
+    ) -> list[Costable]:
+        """Rows with tokens whose cost no provider reported, by key from `after` on (exclusive).
+
+        `since` (inclusive) and `until` (exclusive) bound the start of the session.
+        """
+
+    def account(self, session_id: str) -> None:
+        """Brings the daily sums to what a session's rows say now; nothing for one that has not ended.
+
+        To be called in the transaction that ended the session or changed its category, model or figures.
+        """
+
+    def series(self, query: UsageQuery) -> Mapping[str, Totals]:
+        """Sums by agent, model, category or UTC day (also when weeks are asked for)."""
+
+    def by_day(self, query: UsageQuery, spans: tuple[DaySpan, ...]) -> Mapping[str, Totals]:
+        """Sums by the days of another zone; a day without runs is left out."""
+
+    def extent(self) -> tuple[datetime, datetime] | None:
+        """The first and the last start of all sessions."""
+
+    def incomplete_days(self, limit: int) -> list[str]:
+        """UTC days that `rebuild` should be called for, oldest first."""
+
+    def rebuild(self, day: str) -> bool:
+        """Builds a day's sums from its sessions; False, and they stay, when some may have been purged."""
+
+
+class PerformanceRepository(Protocol):
+    """How well models do (seed 8.2.5, 8.3.4)."""
+
+    def matrix(self, query: MatrixQuery) -> tuple[MatrixFacts, ...]:
+        """Computed from the sessions, most runs first; every row has a run."""
+
+    def revision(self, query: MatrixQuery) -> int:
+        """A number that grows with every change of an ended session within the range's UTC days."""
+
+    def kept(self, query: MatrixQuery) -> KeptMatrix | None:
+        """The matrix as `keep` had it last, whether it is still true or not."""
+
+    def keep(self, query: MatrixQuery, rows: tuple[MatrixFacts, ...], revision: int) -> None:
+        """Keeps a matrix that was computed at a revision."""
+
+
+class IngestRepository(Protocol):
+    """Sessions that others ran, and what was taken in under which idempotency key."""
+
+    def key(self, key: str) -> KeptKey | None:
+        """What was taken under an idempotency key."""
+
+    def put_key(self, key: str, kept: KeptKey, at: datetime) -> None:
+        """Remembers what was taken under a key, instead of what was before."""
+
+    def session(self, session_id: str) -> StoredSession | None:
+        """A session as it is stored."""
+
+    def add(self, session: StoredSession) -> None:
+        """Inserts a session in whatever state; raises ValueError when the id exists."""
+
+    def change(self, session_id: str, columns: Mapping[str, Any]) -> None:
+        """Sets columns of a stored session; identity is not among those that can be set."""
+
+    def events_by_seq(self, session_id: str, numbers: Sequence[int]) -> list[KeptEvent]:
+        """Stored events of a session with these numbers."""
+
+    def events_by_id(self, session_id: str, ids: Sequence[str]) -> list[KeptEvent]:
+        """Stored events of any session with these ids; of another one, `session_id` is empty."""
+
+    def has_ids_like_numbers_of(self, session_id: str) -> bool:
+        """Whether any event has an id of its own that begins as those of this session's numbers do."""
+
+    def last_seq(self, session_id: str) -> int:
+        """The highest number of a session's events, 0 when it has none."""
+
+    def append(self, session_id: str, events: Sequence[PlacedEvent]) -> None:
+        """Inserts events under their numbers; raises ValueError when a number or an id is taken."""
+
+    def count_artifacts(self, session_id: str) -> int:
+        """How many artifact events a session has."""
 
 
 class RunRepository(Protocol):
@@ -115,6 +215,85 @@ class AuditRepository(Protocol):
         """Appends a record in O(1); returns its sequence number."""
 
 
+class RetentionRepository(Protocol):
+    """Removing what is old, in small steps (seed 9.2.5)."""
+
+    def count(self, before: datetime) -> AgedSessions:
+        """Ended sessions older than an instant: rows exactly, bytes about."""
+
+    def remove(self, before: datetime, limit: int, after: tuple[str, str]) -> Removed:
+        """Removes up to `limit` of them, oldest first, behind a place; ("", "") is the beginning."""
+
+    def purged_before(self) -> datetime | None:
+        """Ended sessions older than this may have been removed; None while none ever was."""
+
+    def count_aggregates(self, table: str, before: datetime) -> int:
+        """Rows of `daily_usage_agg` or `model_perf_agg` older than an instant."""
+
+    def remove_aggregates(self, table: str, before: datetime) -> int | None:
+        """Removes the oldest day or window of them; how many rows, None when none is left."""
+
+    def tidy_text(self, pages: int, *, start: bool) -> bool:
+        """Rewrites some pages of the full-text index without what was removed; whether more is to do."""
+
+    def give_back(self, pages: int) -> bool:
+        """Gives some free pages back to the disk; whether more are to be given back."""
+
+    def used_bytes(self) -> int:
+        """Size of the database without its free pages."""
+
+    def file_bytes(self) -> int:
+        """Size of the database's file once its log has been copied into it."""
+
+
+class AlertRepository(Protocol):
+    """Alert rules, where their alerts stand, and what waits to be told (seed 8.2.6, 9.4.3)."""
+
+    def rules(self) -> list[AlertRule]:
+        """All rules, oldest first."""
+
+    def rule(self, rule_id: str) -> AlertRule | None:
+        """One rule by its whole id."""
+
+    def put_rule(self, rule: AlertRule) -> None:
+        """Inserts or replaces a rule; raises ValueError for one that cannot be stored."""
+
+    def remove_rule(self, rule_id: str) -> None:
+        """Removes a rule with its state; what waits to be told is told."""
+
+    def states(self) -> Mapping[str, AlertState]:
+        """The states of all rules that were ever evaluated, by rule id."""
+
+    def active(self) -> list[AlertState]:
+        """States in breach, or just resolved."""
+
+    def state(self, rule_id: str) -> AlertState | None:
+        """The state of one rule."""
+
+    def put_state(self, state: AlertState) -> None:
+        """Inserts or replaces the state of a rule; raises ValueError when there is no such rule."""
+
+    def enqueue(self, notifier: str, payload: bytes, at: datetime) -> None:
+        """Keeps a notification for one notifier until `done`."""
+
+    def pending(self, notifier: str, limit: int) -> list[PendingNotification]:
+        """What waits for a notifier, oldest first."""
+
+    def done(self, key: int) -> None:
+        """A notification was delivered, or given up."""
+
+    def drop(self, *, beyond: int, notifiers: Sequence[str]) -> int:
+        """Drops what waits for other notifiers, and of each of these the oldest beyond a number.
+
+        Returns how many went.
+        """
+
+    def measure(
+        self, metric: AlertMetric, scope: AlertScope, since: datetime, until: datetime
+    ) -> float | None:
+        """A metric over the sessions that ended after `since` and not after `until`; None without data."""
+
+
 class MigrationRepository(Protocol):
     """The schema's own record."""
 
@@ -130,11 +309,19 @@ class Transaction(Protocol):
     @property
     def usage(self) -> UsageRepository: ...
     @property
+    def performance(self) -> PerformanceRepository: ...
+    @property
+    def ingest(self) -> IngestRepository: ...
+    @property
     def runs(self) -> RunRepository: ...
     @property
     def tasks(self) -> TaskRepository: ...
     @property
     def audit(self) -> AuditRepository: ...
+    @property
+    def retention(self) -> RetentionRepository: ...
+    @property
+    def alerts(self) -> AlertRepository: ...
     @property
     def migrations(self) -> MigrationRepository: ...
 

@@ -1,0 +1,354 @@
+"""Sessions in SQLite (specification 8.2.1, 8.2.2)."""
+
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import apsw
+import msgspec
+
+from ambientd.core.records import (
+    EventRecord,
+    LedgerQuery,
+    LedgerSlice,
+    NewEvent,
+    NewSession,
+    SessionChange,
+    SessionRecord,
+)
+from ambientd.core.timefmt import rfc3339_ms
+from ambientd.store.events import Events
+from ambientd.store.faults import constraints, text, whole
+from ambientd.store.keys import Keys
+from ambientd.store.ledgersort import behind, order_of
+from ambientd.store.search import SUFFIX_INDEXED, SUFFIX_SQL, Binding, suffix_bindings, text_condition
+from ambientd.store.textpage import END, text_page
+from ambientd.wire.enums import TERMINAL, CostConfidence, LedgerSort, SessionStatus
+
+EXACT_TOTAL_MAX = 10_000
+PAGE_MAX = 1_000
+
+_COLUMNS = (
+    "l.session_id, l.run_id, l.agent_id, l.agent_label, l.model_id, l.task_title, l.task_text,"
+    " l.task_category, l.status, l.started_at, l.ended_at, l.runtime_ms, l.running_since, l.artifact_count,"
+    " l.error_code, l.error_message, l.source_version, l.ingested_at,"
+    " u.total_tokens, u.cost_usd, u.cost_confidence"
+)
+_FROM = " FROM session_ledger AS l LEFT JOIN session_usage_rows AS u ON u.session_key = l.session_key"
+_SELECT = f"SELECT {_COLUMNS}{_FROM}"
+_NEWEST = " ORDER BY l.started_at DESC, l.session_id DESC"
+_INSERT = (
+    "INSERT INTO session_ledger (session_id, agent_id, agent_label, model_id, task_title, task_text,"
+    " task_category, status, started_at, source_version, ingested_at)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+# Every agent by one step in the index each, then its newest ended session by a few more.
+_LAST_OF_AGENTS = f"""
+WITH RECURSIVE agents (agent_id) AS (
+    SELECT min(agent_id) FROM session_ledger
+    UNION ALL
+    SELECT (SELECT min(agent_id) FROM session_ledger WHERE agent_id > agents.agent_id)
+    FROM agents WHERE agents.agent_id IS NOT NULL
+)
+{_SELECT}
+JOIN agents ON l.session_key = (
+    SELECT session_key FROM session_ledger
+    WHERE agent_id = agents.agent_id AND ended_at IS NOT NULL
+    ORDER BY started_at DESC LIMIT 1
+)
+"""  # noqa: S608 - constants
+
+
+class SqliteLedger:
+    """`ports.store.LedgerRepository` over one transaction."""
+
+    def __init__(self, connection: apsw.Connection, keys: Keys, now: datetime) -> None:
+        """`now` becomes `ingested_at` of what is added."""
+        self._connection = connection
+        self._keys = keys
+        self._now = now
+        self._events = Events(connection, keys)
+
+    def add(self, session: NewSession) -> None:
+        """Inserts a session; raises ValueError when the id exists or a value cannot be stored."""
+        row = (
+            text(session.session_id, "session_id"),
+            text(session.agent_id, "agent_id"),
+            text(session.agent_label, "agent_label"),
+            text(session.model_id, "model_id"),
+            text(session.task_title, "task_title"),
+            text(session.task_text, "task_text"),
+            text(session.task_category, "task_category"),
+            session.status.value,
+            rfc3339_ms(session.started_at),
+            text(session.source_version, "source_version"),
+            rfc3339_ms(self._now),
+        )
+        with constraints(f"session {session.session_id}"):
+            self._connection.execute(_INSERT, row)
+        self._keys.remember(session.session_id, self._connection.last_insert_rowid())
+
+    def get(self, session_id: str) -> SessionRecord | None:
+        """One session by its whole id."""
+        key = self._keys.find(session_id)
+        if key is None:
+            return None
+        return _first(self._connection.execute(f"{_SELECT} WHERE l.session_key = ?", (key,)))
+
+    def find(self, fragment: str, limit: int) -> list[SessionRecord]:
+        """Sessions whose id equals, starts with or ends with `fragment`, newest first.
+
+        When more than `limit` start with it, those with the highest ids are chosen. The empty fragment and
+        one that no id can hold find nothing.
+        """
+        if not fragment or "\0" in fragment or not _is_storable(fragment):
+            return []
+        after = fragment + "\U0010ffff"
+        starts = "session_id >= ? AND session_id < ? ORDER BY session_id DESC LIMIT ?"
+        keys = self._find_keys(starts, (fragment, after, limit))
+        if len(fragment) >= SUFFIX_INDEXED:
+            keys |= self._find_keys(f"{SUFFIX_SQL} LIMIT ?", (*suffix_bindings(fragment), limit))
+        else:
+            ends = "substr(session_id, -?) = ? ORDER BY started_at DESC, session_id DESC LIMIT ?"
+            keys |= self._find_keys(ends, (len(fragment), fragment, limit))
+        found = [self._by_key(key) for key in keys]
+        found.sort(key=lambda record: (record.started_at, record.session_id), reverse=True)
+        return found[: max(limit, 0)]
+
+    def _find_keys(self, condition: str, bindings: tuple[Binding, ...]) -> set[int]:
+        sql = f"SELECT session_key FROM session_ledger WHERE {condition}"  # noqa: S608 - constant conditions
+        return {int(key) for (key,) in self._connection.execute(sql, bindings)}
+
+    def _by_key(self, key: int) -> SessionRecord:
+        return _records(self._connection.execute(f"{_SELECT} WHERE l.session_key = ?", (key,)))[0]
+
+    def page(self, query: LedgerQuery) -> LedgerSlice:
+        """One page of summaries, by keyset; at most 1,000 rows.
+
+        Raises ValueError for a text that cannot be looked for.
+        """
+        limit = min(max(query.limit, 0), PAGE_MAX)
+        if query.text is not None and limit and _only_text(query):
+            found = self._text_page(query.text, limit, query.after)
+            if found is not None:
+                return found
+        conditions, bindings, scans = self._filters(query)
+        total = self._total(conditions, bindings)
+        place, placed = behind(query)
+        sql = f"{_SELECT}{_where([*conditions, *place])}{order_of(query.sort)} LIMIT ? OFFSET ?"
+        rows = _records(self._connection.execute(sql, (*bindings, *placed, limit + 1, max(query.offset, 0))))
+        return LedgerSlice(
+            rows=tuple(rows[:limit]),
+            total=min(total, EXACT_TOTAL_MAX),
+            total_is_lower_bound=total > EXACT_TOTAL_MAX or (scans and self.count() > EXACT_TOTAL_MAX),
+            more=len(rows) > limit,
+        )
+
+    def _text_page(self, words: str, limit: int, after: tuple[datetime, str] | None) -> LedgerSlice | None:
+        """The page of a common word; None when the plain query is better."""
+        place = None if after is None else (rfc3339_ms(after[0]), _need_text(after[1]))
+        found = text_page(self._connection, words, limit + 1, place)
+        if found is None:
+            return None
+        among = "l.session_key IN (SELECT value FROM json_each(?)) AND (l.started_at, l.session_id) < (?, ?)"
+        sql = f"{_SELECT} WHERE {among}{_NEWEST} LIMIT ?"
+        keys = msgspec.json.encode(found.keys).decode()
+        rows = _records(self._connection.execute(sql, (keys, *(place or END), limit + 1)))
+        return LedgerSlice(
+            rows=tuple(rows[:limit]),
+            total=min(found.total, EXACT_TOTAL_MAX),
+            total_is_lower_bound=found.total > EXACT_TOTAL_MAX,
+            more=len(rows) > limit,
+        )
+
+    def _filters(self, query: LedgerQuery) -> tuple[list[str], list[Binding], bool]:
+        conditions: list[str] = []
+        bindings: list[Binding] = []
+        for column, value in (
+            ("agent_id", query.agent_id),
+            ("model_id", query.model_id),
+            ("task_category", query.category),
+        ):
+            if value == "" and column == "task_category":
+                conditions.append("coalesce(l.task_category, '') = ''")
+            elif value is not None:
+                conditions.append(f"l.{column} = ?")
+                bindings.append(_need_text(value))
+        if query.statuses:
+            # Several common statuses by their index would be sorted whole; "+" keeps to the index by time.
+            plain = "+" if len(query.statuses) > 1 and query.statuses & TERMINAL else ""
+            conditions.append(f"{plain}l.status IN ({', '.join('?' * len(query.statuses))})")
+            bindings += sorted(status.value for status in query.statuses)
+        for comparison, at in ((">=", query.since), ("<", query.until)):
+            if at is not None:
+                conditions.append(f"l.started_at {comparison} ?")
+                bindings.append(_boundary(at))
+        scans = False
+        if query.text is not None and query.text.strip():
+            condition = text_condition(self._connection, query.text)
+            conditions.append(condition.sql)
+            bindings += condition.bindings
+            scans = condition.scans
+        return conditions, bindings, scans
+
+    def _total(self, conditions: Sequence[str], bindings: Sequence[Binding]) -> int:
+        counted = f"SELECT 1 FROM session_ledger AS l{_where(conditions)} LIMIT {EXACT_TOTAL_MAX + 1}"  # noqa: S608 - constant conditions
+        sql = f"SELECT count(*) FROM ({counted})"  # noqa: S608 - constants
+        return int(self._connection.execute(sql, tuple(bindings)).get)
+
+    def handles(self, query: LedgerQuery) -> Sequence[int]:
+        """Keys of all sessions of a query, in its order; eight bytes each."""
+        conditions, bindings, _ = self._filters(query)
+        sql = f"SELECT l.session_key{_FROM}{_where(conditions)}{order_of(query.sort)}"
+        if query.sort is LedgerSort.NEWEST:
+            sql = sql.replace(_FROM, " FROM session_ledger AS l")
+        return array("q", (key for (key,) in self._connection.execute(sql, tuple(bindings))))
+
+    def by_handles(self, handles: Sequence[int]) -> list[SessionRecord]:
+        """These sessions in this order, without those that are gone."""
+        sql = f"{_SELECT} WHERE l.session_key = ?"
+        return [row for key in handles for row in _records(self._connection.execute(sql, (key,)))]
+
+    def active(self) -> list[SessionRecord]:
+        """Queued and running sessions, oldest first."""
+        where = " WHERE l.status IN ('queued', 'running') ORDER BY l.started_at, l.session_id"
+        return _records(self._connection.execute(_SELECT + where))
+
+    def last_of_agents(self) -> Mapping[str, SessionRecord]:
+        """Of each agent, the ended session that was started last."""
+        return {row.agent_id: row for row in _records(self._connection.execute(_LAST_OF_AGENTS))}
+
+    def ended_since(self, at: datetime, limit: int) -> list[SessionRecord]:
+        """Sessions that ended at or after an instant, newest end first."""
+        where = " WHERE l.ended_at >= ? ORDER BY l.ended_at DESC LIMIT ?"
+        return _records(self._connection.execute(_SELECT + where, (_boundary(at), max(limit, 0))))
+
+    def change(self, session_id: str, change: SessionChange) -> bool:
+        """Moves a session forward. False, and nothing written, when it has ended or does not exist.
+
+        Raises ValueError for a step back and for values that cannot be stored.
+        """
+        columns = _changed_columns(change)
+        key = self._keys.find(session_id)
+        if key is None:
+            return False
+        status = SessionStatus(
+            self._connection.execute("SELECT status FROM session_ledger WHERE session_key = ?", (key,)).get
+        )
+        if status in TERMINAL:
+            return False
+        if status is SessionStatus.RUNNING and change.status is SessionStatus.QUEUED:
+            raise ValueError(f"session {session_id}: a running session is never queued again")
+        if columns:
+            assigned = ", ".join(f"{name} = ?" for name in columns)
+            with constraints(f"session {session_id}"):
+                self._connection.execute(
+                    f"UPDATE session_ledger SET {assigned} WHERE session_key = ?",  # noqa: S608 - constant names
+                    (*columns.values(), key),
+                )
+        return True
+
+    def append(self, session_id: str, events: Sequence[NewEvent]) -> int:
+        """Appends events with consecutive numbers; returns the last `seq`.
+
+        Raises LookupError for an unknown session, ValueError for an event that cannot be stored.
+        """
+        return self._events.append(session_id, events)
+
+    def events(self, session_id: str, after_seq: int, limit: int) -> list[EventRecord]:
+        """Events with `seq` greater than `after_seq`, in order."""
+        return self._events.after(session_id, after_seq, limit)
+
+    def events_of_type(self, session_id: str, event_type: str, limit: int) -> list[EventRecord]:
+        """Events of one type, in order; raises ValueError for a type that does not exist."""
+        return self._events.of_type(session_id, event_type, limit)
+
+    def count(self) -> int:
+        """How many sessions the ledger holds."""
+        return int(self._connection.execute("SELECT count(*) FROM session_ledger").get)
+
+
+def _only_text(query: LedgerQuery) -> bool:
+    others = (query.agent_id, query.model_id, query.category, query.since, query.until)
+    plain = query.sort is LedgerSort.NEWEST and not query.offset and not query.statuses
+    return plain and all(value is None for value in others)
+
+
+def _where(conditions: Sequence[str]) -> str:
+    return " WHERE " + " AND ".join(conditions) if conditions else ""
+
+
+def _need_text(value: str) -> str:
+    checked = text(value, "filter")
+    return checked or ""
+
+
+def _is_storable(value: str) -> bool:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _boundary(at: datetime) -> str:
+    """An instant to compare stored ones with: they were cut, so a finer one lies after its millisecond."""
+    cut = rfc3339_ms(at)
+    if at.microsecond % 1000 == 0:
+        return cut
+    return cut.removesuffix("Z") + "~"  # sorts after "…Z" and before the next millisecond
+
+
+def _changed_columns(change: SessionChange) -> dict[str, str | int]:
+    since, ended = change.running_since, change.ended_at
+    columns: dict[str, str | int | None] = {
+        "model_id": text(change.model_id, "model_id"),
+        "status": None if change.status is None else change.status.value,
+        "running_since": None if since is None else rfc3339_ms(since),
+        "ended_at": None if ended is None else rfc3339_ms(ended),
+        "runtime_ms": whole(change.runtime_ms, "runtime_ms"),
+        "artifact_count": whole(change.artifact_count, "artifact_count"),
+        "error_code": text(change.error_code, "error_code"),
+        "error_message": text(change.error_message, "error_message"),
+    }
+    return {name: value for name, value in columns.items() if value is not None}
+
+
+def _first(rows: Iterable[tuple[Any, ...]]) -> SessionRecord | None:
+    found = _records(rows)
+    return found[0] if found else None
+
+
+def _records(rows: Iterable[tuple[Any, ...]]) -> list[SessionRecord]:
+    return [_record(row) for row in rows]
+
+
+def _instant(stored: str | None) -> datetime | None:
+    return None if stored is None else datetime.fromisoformat(stored)
+
+
+def _record(row: tuple[Any, ...]) -> SessionRecord:
+    return SessionRecord(
+        session_id=row[0],
+        run_id=row[1],
+        agent_id=row[2],
+        agent_label=row[3],
+        model_id=row[4],
+        task_title=row[5],
+        task_text=row[6],
+        task_category=row[7],
+        status=SessionStatus(row[8]),
+        started_at=datetime.fromisoformat(row[9]),
+        ended_at=_instant(row[10]),
+        runtime_ms=row[11],
+        running_since=_instant(row[12]),
+        artifact_count=row[13],
+        error_code=row[14],
+        error_message=row[15],
+        source_version=row[16],
+        ingested_at=datetime.fromisoformat(row[17]),
+        total_tokens=row[18],
+        cost_usd=row[19],
+        cost_confidence=None if row[20] is None else CostConfidence(row[20]),
+    )

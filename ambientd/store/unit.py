@@ -1,0 +1,55 @@
+"""All repositories over one transaction."""
+
+from datetime import datetime
+from pathlib import Path
+
+import apsw
+
+from ambientd.ports.backup import Progress, SnapshotFacts
+from ambientd.store.alerts import SqliteAlerts
+from ambientd.store.audit import SqliteAudit
+from ambientd.store.ingest import SqliteIngest
+from ambientd.store.keys import Keys
+from ambientd.store.ledger import SqliteLedger
+from ambientd.store.migrate import applied_migrations
+from ambientd.store.performance import SqlitePerformance
+from ambientd.store.retention import SqliteRetention
+from ambientd.store.runs import SqliteRuns
+from ambientd.store.snapshot import copy_database
+from ambientd.store.tasks import SqliteTasks
+from ambientd.store.usage import SqliteUsage
+
+
+class SqliteMigrations:
+    """`ports.store.MigrationRepository`."""
+
+    def __init__(self, connection: apsw.Connection) -> None:
+        """The connection belongs to one transaction."""
+        self._connection = connection
+
+    def applied(self) -> list[tuple[int, str, str]]:
+        """Applied migrations: version, name, time of application."""
+        return [(row.version, row.name, row.applied_at) for row in applied_migrations(self._connection)]
+
+
+class SqliteTransaction:
+    """`ports.store.Transaction`; good for as long as the transaction around it."""
+
+    def __init__(self, connection: apsw.Connection, now: datetime) -> None:
+        """`now` becomes `ingested_at` of what is added."""
+        self.keys = Keys(connection)
+        self.ledger = SqliteLedger(connection, self.keys, now)
+        self.usage = SqliteUsage(connection, self.keys, now)
+        self.performance = SqlitePerformance(connection, now)
+        self.ingest = SqliteIngest(connection, self.keys, now)
+        self.runs = SqliteRuns(connection, self.keys)
+        self.tasks = SqliteTasks(connection)
+        self.audit = SqliteAudit(connection)
+        self.retention = SqliteRetention(connection)
+        self.alerts = SqliteAlerts(connection)
+        self.migrations = SqliteMigrations(connection)
+        self._connection = connection
+
+    def copy_to(self, target: Path, progress: Progress) -> SnapshotFacts:
+        """Copies the database as this read transaction sees it to a new file; raises as `copy_database`."""
+        return copy_database(self._connection, target, progress)
