@@ -39,11 +39,12 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
 class RunResult(msgspec.Struct, frozen=True, kw_only=True):
     """The truth about an ended run, written by the shim (fsynced) before it lets go of its lock.
 
-    `cause`: "exit" (the agent's main process ended by itself), "timeout", "ended" (asked to), or
-    "start_failed". `error` is a word: "not_found", "not_executable", "bad_workdir", "start_failed",
-    "limits"; `message` says it for people. `survivors_ended` counts processes that the agent left
-    behind and that were ended with it. `proof` is true when the kernel said that nothing of the tree is
-    left.
+    `cause`: "exit" (the agent's main process ended by itself), "timeout", "ended" (asked to),
+    "start_failed", or "lost" (written by the daemon: the shim is gone, `error` is "runner_lost"). `error` is
+    a word: "not_found", "not_executable", "bad_workdir", "start_failed", "limits"; `message` says it for
+    people. `output_bytes` is all that the agent wrote, `dropped_bytes` what of it was not kept.
+    `survivors_ended` counts processes that the agent left behind and that were ended with it. `proof` is
+    true when the kernel said that nothing of the tree is left.
     """
 
     cause: str
@@ -127,6 +128,10 @@ class SessionRunner(Protocol):
     async def attach(self, session_id: str, attempt: int) -> RunLink | NeverStarted:
         """Finds a run after a restart: a live one, an ended one (its `result` is there at once), a lost
         one (`result` says "runner_lost"), or one that never started."""
+
+    async def alive(self, limit: int) -> list[tuple[str, int]]:
+        """Sessions whose shim holds its lock now, with the attempt; whatever the ledger knows of them.
+        Raises OSError."""
 
     async def artifacts(self, session_id: str, limit: int) -> list[ArtifactFile]:
         """Files in the session's artifacts folder, by name."""
