@@ -21,12 +21,14 @@ def problems_of(
     intake: IntakeStatus,
     intake_failing: str | None,
     now: datetime,
+    others: Iterable[Problem] = (),
 ) -> list[Problem]:
-    """Every problem, the worst first, in a fixed order."""
+    """Every problem, the worst first, in a fixed order; `others` are those that were found elsewhere."""
     found = [
         *_ledger_problems(ledger),
         *_heartbeat_problems(heartbeat, now),
         *_intake_problems(intake, intake_failing),
+        *others,
     ]
     return sorted(found, key=lambda problem: problem.severity != CRITICAL)
 
@@ -48,7 +50,7 @@ def _ledger_problems(ledger: LedgerStatus) -> Iterable[Problem]:
             "ambientctl migrate status",
         )
     if ledger.degraded:
-        yield Problem("ledger.degraded", WARNING, ledger.degraded, "ambientctl migrate status")
+        yield Problem("ledger.degraded", WARNING, ledger.degraded)
 
 
 def _heartbeat_problems(heartbeat: HeartbeatStatus, now: datetime) -> Iterable[Problem]:
@@ -56,9 +58,13 @@ def _heartbeat_problems(heartbeat: HeartbeatStatus, now: datetime) -> Iterable[P
         yield Problem(
             "feed.refused", WARNING, f"feed not written: {heartbeat.refused}", "ambientctl config show"
         )
-    elif heartbeat.last_error:
+    elif heartbeat.failing:
         text = f"feed append failed, {heartbeat.lost} lost: {heartbeat.last_error}"
         yield Problem("feed.failing", WARNING, text, "ambientctl feed drift")
+    if heartbeat.file_error:
+        # a watchdog that reads the file takes this node for stuck
+        text = f"heartbeat.json is not written: {heartbeat.file_error}"
+        yield Problem("heartbeat_file.failing", WARNING, text)
     last = heartbeat.last_cycle_at
     if last is not None:
         age = (now - parse_rfc3339(last)).total_seconds()
@@ -75,5 +81,6 @@ def _intake_problems(intake: IntakeStatus, failing: str | None) -> Iterable[Prob
         text = f"{intake.unknown_files} files in the inbox are not named <name>.json"
         yield Problem("intake.unknown_files", WARNING, text)
     for agent in intake.breakers_open:
-        text = f"starts of {agent} keep failing; next try within a minute"
+        reason = intake.breaker_reasons.get(agent)
+        text = f"starts of {agent} keep failing" + (f": {reason}" if reason else "")
         yield Problem(f"breaker.{agent}", WARNING, text, f"ambientctl sessions --agent {agent}")

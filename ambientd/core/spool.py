@@ -56,8 +56,9 @@ class Refusal(msgspec.Struct, frozen=True):
 
 
 def is_candidate(name: str) -> bool:
-    """Whether a file of this name is looked at; others are reported (R2.85)."""
-    return FILE_NAME.fullmatch(name) is not None
+    """Whether a file of this name is looked at; others are reported (R2.85). The names of our own notes are
+    not for handing in: a note written later would take the file's place."""
+    return FILE_NAME.fullmatch(name) is not None and not name.endswith((".reason.json", ".result.json"))
 
 
 def parse_task(content: bytes) -> SpoolTask | Refusal:

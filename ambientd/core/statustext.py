@@ -8,7 +8,7 @@ import msgspec
 from ambientd.core.text import age, age_of, cut, number, pad, printable, size, width_of
 from ambientd.core.timefmt import parse_rfc3339
 from ambientd.wire.enums import AgentStatus, Health
-from ambientd.wire.messages import AgentView, Problem, StatusDocument
+from ambientd.wire.messages import AgentView, AlertsStatus, Problem, StatusDocument
 
 NARROWEST = 40
 WIDEST = 200
@@ -84,7 +84,8 @@ def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
     rows.append(("pulse", *_pulse(document, now)))
     ledger = document.ledger
     if ledger.ready:
-        text = f"{number(ledger.sessions)} sessions, {size(ledger.bytes)}, schema {ledger.schema_version}"
+        count = f"{number(ledger.sessions)} session{'' if ledger.sessions == 1 else 's'}"
+        text = f"{count}, {size(ledger.bytes)}, schema {ledger.schema_version}"
         rows.append(("ledger", "look" if ledger.degraded else "good", text))
     else:
         rows.append(("ledger", "act", f"not ready: {ledger.reason}"))
@@ -92,6 +93,8 @@ def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
     busy = counts.running + counts.queued
     rows.append(("sessions", "run" if busy else "off", f"{counts.running} running, {counts.queued} queued"))
     rows.append(("inbox", *_intake(document)))
+    if document.alerts is not None:
+        rows.append(("alerts", *_alerts(document.alerts)))
     for row in rows:
         if row is None:
             yield ""
@@ -115,7 +118,7 @@ def _pulse(document: StatusDocument, now: datetime) -> tuple[str, str]:
         text += f", clock held back {beat.clock_clamped_sec:g}s"
     if beat.note:
         text += f" ({beat.note})"
-    return ("look" if beat.last_error else "good"), text
+    return ("look" if beat.failing else "good"), text
 
 
 def _intake(document: StatusDocument) -> tuple[str, str]:
@@ -133,28 +136,47 @@ def _intake(document: StatusDocument) -> tuple[str, str]:
     return ("look" if attention else "good"), text
 
 
+def _alerts(counts: AlertsStatus) -> tuple[str, str]:
+    found = [
+        f"{number(count)} {word}"
+        for word, count in (
+            ("critical", counts.critical),
+            ("warning", counts.warning),
+            ("muted", counts.muted),
+        )
+        if count
+    ]
+    mark = "act" if counts.critical else "look" if counts.warning else "good"
+    return mark, ", ".join(found) or "none"
+
+
 _HEADS = ("AGENT", "STATUS", "SINCE", "SESSION", "MODEL", "TASK")
+_NAME_MAX = 24
+# Columns that go first when the terminal is narrow, with the width below which they go.
+_DROPPED_BELOW = {"MODEL": 70, "SESSION": 50, "TASK": 50}
+_RIGHT = frozenset({"SINCE"})
 
 
 def _agents(agents: list[AgentView], look: Look, now: datetime) -> Iterable[str]:
-    table = [_agent_cells(agent, look, now) for agent in agents]
-    widths = [max(width_of(row[column]) for row in (_HEADS, *table)) for column in range(5)]
-    widths[0] = min(widths[0], 24)
-    widths[4] = min(widths[4], 24)
-    widths[1] += 2
-    for index, row in enumerate((_HEADS, *table)):
-        cells = [pad(cut(row[0], widths[0]), widths[0])]
-        if index == 0:
-            cells.append(pad(row[1], widths[1]))
-        else:
-            mark = _AGENT[agents[index - 1].status]
-            word = look.paint(row[1], mark)
-            cells.append(f"{look.glyph(mark)} {word}" + " " * (widths[1] - 2 - width_of(row[1])))
-        cells.append(" " * (widths[2] - width_of(row[2])) + row[2])
-        cells += [pad(cut(row[column], widths[column]), widths[column]) for column in (3, 4)]
-        used = 2 + sum(widths) + 2 * 5
-        cells.append(cut(row[5], max(0, look.width - used)))
-        yield "  " + "  ".join(cells)
+    shown = [n for n, head in enumerate(_HEADS) if look.width >= _DROPPED_BELOW.get(head, 0)]
+    table = [_HEADS, *(_agent_cells(agent, look, now) for agent in agents)]
+    widths = {n: min(_NAME_MAX, max(width_of(row[n]) for row in table)) for n in shown}
+    for index, row in enumerate(table):
+        mark = _AGENT[agents[index - 1].status] if index else None
+        line, used = " ", 1
+        for n in shown:
+            room = min(widths[n], look.width - used - 1) if n != len(_HEADS) - 1 else look.width - used - 1
+            text = look.plain(cut(row[n], room))
+            line += " " + _cell(_HEADS[n], text, widths[n], mark, look) + " "
+            used += max(widths[n], width_of(text)) + (4 if _HEADS[n] == "STATUS" else 2)
+        yield line
+
+
+def _cell(head: str, text: str, width: int, mark: str | None, look: Look) -> str:
+    blanks = " " * max(0, width - width_of(text))
+    if head == "STATUS":
+        return (f"{look.glyph(mark)} {look.paint(text, mark)}" if mark else text + "  ") + blanks
+    return blanks + text if head in _RIGHT else text + blanks
 
 
 def _agent_cells(agent: AgentView, look: Look, now: datetime) -> tuple[str, ...]:

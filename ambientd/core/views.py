@@ -2,15 +2,16 @@
 
 import base64
 import binascii
+import math
 from datetime import datetime
 
 from ambientd.core.records import EventRecord, LedgerQuery, SessionRecord, UsageRecord
 from ambientd.core.rejection import Rejected, reject
 from ambientd.core.timefmt import parse_rfc3339, rfc3339_ms
-from ambientd.wire.enums import SessionStatus
+from ambientd.wire.enums import LedgerSort, SessionStatus
 from ambientd.wire.messages import Artifact, SessionEvent, SessionSummary, SessionUsage
 
-_CURSOR_TEXT_MAX = 256
+_CURSOR_TEXT_MAX = 2048  # an id of 256 characters, four bytes each, in base 64
 
 
 def summary(row: SessionRecord, now: datetime) -> SessionSummary:
@@ -100,24 +101,40 @@ _COST_SOURCE = {
 }
 
 
-def encode_cursor(row: SessionRecord) -> str:
-    """A stable place in the newest-first order, opaque to clients."""
-    return base64.urlsafe_b64encode(f"{rfc3339_ms(row.started_at)} {row.session_id}".encode()).decode()
+Place = tuple[datetime | float | None, str]
+"""Where a page ended: start or figure (None: it had none), and id."""
 
 
-def decode_cursor(text: str) -> tuple[datetime, str] | Rejected:
-    """The place that a cursor names."""
+def encode_cursor(row: SessionRecord, sort: LedgerSort = LedgerSort.NEWEST) -> str:
+    """A stable place in an order, opaque to clients; it names the order that it belongs to."""
+    figure = {LedgerSort.RUNTIME: row.runtime_ms, LedgerSort.COST: row.cost_usd}.get(sort)
+    value = "-" if figure is None else repr(figure)
+    if sort is LedgerSort.NEWEST:
+        value = rfc3339_ms(row.started_at)
+    return base64.urlsafe_b64encode(f"{sort.value} {value} {row.session_id}".encode()).decode()
+
+
+def decode_cursor(text: str, sort: LedgerSort = LedgerSort.NEWEST) -> Place | Rejected:
+    """The place that a cursor names, Rejected for one of another order."""
     refusal = reject("VALIDATION_ERROR", "Invalid query", ("cursor", "invalid", "not a cursor of this list"))
     if len(text) > _CURSOR_TEXT_MAX:
         return refusal
     try:
-        started, _, session_id = base64.b64decode(text, altchars=b"-_", validate=True).decode().partition(" ")
-        at = parse_rfc3339(started)
+        plain = base64.b64decode(text, altchars=b"-_", validate=True).decode()
+        name, value, session_id = plain.split(" ", 2)
+        place = _figure(value) if sort is not LedgerSort.NEWEST else parse_rfc3339(value)
     except (binascii.Error, ValueError):
         return refusal
-    return (at, session_id) if session_id else refusal
+    return (place, session_id) if session_id and name == sort.value else refusal
+
+
+def _figure(text: str) -> float | None:
+    value = None if text == "-" else float(text)
+    if value is not None and not math.isfinite(value):
+        raise ValueError("not a figure")
+    return value
 
 
 def next_place(query: LedgerQuery, rows: tuple[SessionRecord, ...], more: bool) -> str | None:
     """The cursor of the following page, when there is one."""
-    return encode_cursor(rows[-1]) if more and rows and query.limit else None
+    return encode_cursor(rows[-1], query.sort) if more and rows and query.limit else None

@@ -18,6 +18,8 @@ from ambientd.wire.messages import SpawnRequest
 
 DISPATCHED = "dispatched"
 FINAL = frozenset({"committed", "error"})
+# Files speak snake_case, the API camelCase.
+_FIELDS = {"agentId": "agent_id"}
 SCHEMA_REASON = "ambient.spool-reason/1"
 SCHEMA_RESULT = "ambient.spool-result/1"
 
@@ -69,7 +71,8 @@ async def take_in(intake: Intake, name: str) -> bool:
     )
     if isinstance(order, Rejected):
         first = order.details[0]
-        await _refuse(intake, name, Refusal(f"{first.issue}_{first.field}", first.message, first.field))
+        field = _FIELDS.get(first.field, first.field)
+        await _refuse(intake, name, Refusal(f"{first.issue}_{field}", first.message, field))
         return False
     return await _decide(intake, name, task, order)
 
@@ -146,7 +149,7 @@ async def _again(intake: Intake, name: str, before: TaskOutcome, at: datetime) -
     await intake.store.write(lambda tx: tx.tasks.count("skipped"))
 
 
-async def _refuse(intake: Intake, name: str, refusal: Refusal) -> None:
+async def _refuse(intake: Intake, name: str, refusal: Refusal, source: str | None = None) -> None:
     at = intake.clock.now()
     note = _reason(name, at, refusal.code, refusal.message, field=refusal.field)
 
@@ -154,25 +157,34 @@ async def _refuse(intake: Intake, name: str, refusal: Refusal) -> None:
         tx.tasks.count("rejected")
         tx.tasks.count(f"rejected.{refusal.code}")
 
-    await intake.spool.move(name, REJECTED, note=("reason", note))
+    await intake.spool.move(name, REJECTED, source=source, note=("reason", note))
     await intake.store.write(work)
 
 
-async def close_finished(intake: Intake, names: tuple[str, ...]) -> int:
-    """Moves files of tasks that have ended to `done`, each with its result; returns how many."""
-    closed = 0
-    for name in names:
-        content = await intake.spool.read(name, RUNNING)
-        task = parse_task(content) if isinstance(content, bytes) else None
-        if not isinstance(task, SpoolTask):
-            continue
-        outcome = await _outcome(intake, task.task_id)
-        if outcome is None or outcome.outcome not in FINAL:
-            continue
-        note = ("result", await _result(intake, outcome))
-        await intake.spool.move(name, DONE, source=RUNNING, note=note)
-        closed += 1
-    return closed
+async def close_finished(intake: Intake, name: str) -> bool:
+    """Moves the file of a task that has ended from `running` to `done`, with its result; False while it
+    has not.
+
+    A file there that is no task, or whose task the record does not know, ends in `rejected`: the record was
+    lost with a damaged database, or somebody put the file there. Raises what `take_in` raises.
+    """
+    content = await intake.spool.read(name, RUNNING)
+    if content is None:
+        return False
+    task = content if isinstance(content, Refusal) else parse_task(content)
+    if isinstance(task, Refusal):
+        await _refuse(intake, name, task, source=RUNNING)
+        return True
+    outcome = await _outcome(intake, task.task_id)
+    if outcome is None:
+        unknown = Refusal("outcome_unknown", "the record does not know this task; it may have run", "task_id")
+        await _refuse(intake, name, unknown, source=RUNNING)
+        return True
+    if outcome.outcome not in FINAL:
+        return False
+    note = ("result", await _result(intake, outcome))
+    await intake.spool.move(name, DONE, source=RUNNING, note=note)
+    return True
 
 
 async def _outcome(intake: Intake, task_id: str) -> TaskOutcome | None:

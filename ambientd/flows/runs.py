@@ -7,18 +7,20 @@ import msgspec
 
 from ambientd.config.schema import AgentConfig, SessionsConfig
 from ambientd.core.agent_output import expand_command
+from ambientd.core.pricing import PriceTable, price_usage
 from ambientd.core.records import (
     UNKNOWN_MODEL,
     AuditEntry,
     NewEvent,
+    NewSession,
     RunRecord,
     SessionChange,
     SessionRecord,
     UsageRecord,
 )
 from ambientd.core.session import closing, conclude, transition
-from ambientd.core.timefmt import from_ms
-from ambientd.flows.sessions import cancel, note_task_end
+from ambientd.core.timefmt import from_ms, to_ms
+from ambientd.flows.sessions import SOURCE_VERSION, cancel, note_task_end
 from ambientd.ports.runner import ArtifactFile, RunLimits, RunResult, RunSpec
 from ambientd.ports.store import Transaction
 from ambientd.wire.enums import TERMINAL, EventType, MetricConfidence, MetricSource, SessionStatus
@@ -77,6 +79,30 @@ def begin(tx: Transaction, session_id: str, at: datetime) -> RunRecord | None:
     return begun
 
 
+UNKNOWN_AGENT = "unknown"
+
+
+def adopt(tx: Transaction, session_id: str, attempt: int, at: datetime) -> bool:
+    """Gives a live run that the ledger does not know (its database was lost) a row again; False when it
+    is known after all. Which agent it is nobody can tell any more."""
+    if tx.ledger.get(session_id) is not None:
+        return False
+    tx.ledger.add(
+        NewSession(
+            session_id=session_id,
+            agent_id=UNKNOWN_AGENT,
+            agent_label="unknown (its record was lost)",
+            started_at=at,
+            source_version=SOURCE_VERSION,
+        )
+    )
+    tx.runs.add(RunRecord(session_id=session_id, attempt=attempt))
+    tx.ledger.append(session_id, [transition(None, SessionStatus.QUEUED, at, adopted=True)])
+    entry = AuditEntry(kind="session.adopted", at=at, actor="node", subject=session_id)
+    tx.audit.append(entry)
+    return True
+
+
 def mark_running(tx: Transaction, session_id: str, started_at: datetime) -> bool:
     """Notes that the agent's process exists. False when the ledger already knew."""
     session = tx.ledger.get(session_id)
@@ -115,6 +141,8 @@ class Ending(msgspec.Struct, frozen=True, kw_only=True):
     artifacts: tuple[ArtifactFile, ...]
     usage: UsageRecord | None
     timeout: float
+    model: str | None = None  # as the agent named it
+    prices: PriceTable | None = None  # for a cost that the agent did not report
 
 
 def finish(tx: Transaction, ending: Ending) -> SessionRecord | None:
@@ -139,17 +167,17 @@ def finish(tx: Transaction, ending: Ending) -> SessionRecord | None:
         mark_running(tx, session.session_id, from_ms(started))
         session = tx.ledger.get(session.session_id) or session
     tx.ledger.append(session.session_id, _last_events(session, ending, run, status, ended_at))
-    tx.usage.put(_final_usage(ending, ended_at))
-    tx.ledger.change(
-        session.session_id,
-        closing(
-            status,
-            ended_at=max(ended_at, session.started_at),
-            runtime_ms=result.runtime_ms,
-            artifacts=len(ending.artifacts),
-            error=(code, message),
-        ),
+    model = ending.model if session.model_id == UNKNOWN_MODEL else None
+    tx.usage.put(_final_usage(ending, model or session.model_id, ended_at))
+    change = closing(
+        status,
+        ended_at=max(ended_at, session.started_at),
+        runtime_ms=result.runtime_ms,
+        artifacts=len(ending.artifacts),
+        error=(code, message),
     )
+    tx.ledger.change(session.session_id, msgspec.structs.replace(change, model_id=model))
+    tx.usage.account(session.session_id)
     if run.end_cause is not None:
         tx.audit.append(
             AuditEntry(
@@ -162,6 +190,28 @@ def finish(tx: Transaction, ending: Ending) -> SessionRecord | None:
         )
     note_task_end(tx, run, status, ended_at)
     return tx.ledger.get(session.session_id)
+
+
+def close_vanished(tx: Transaction, session_id: str, at: datetime) -> bool:
+    """Closes a session whose agent ran and of which nothing is left on disk; False when it never ran.
+
+    How long it ran is not known: its folder, which would tell, was removed while no daemon looked.
+    """
+    session = tx.ledger.get(session_id)
+    if session is None or session.status is not SessionStatus.RUNNING:
+        return False
+    result = RunResult(
+        cause="lost",
+        started_at_ms=to_ms(session.running_since or session.started_at),
+        ended_at_ms=to_ms(at),
+        runtime_ms=0,
+        error="runner_lost",
+        message="the folder of the run is gone; how the agent ended is not known",
+        proof=False,
+    )
+    usage = tx.usage.get(session_id)
+    finish(tx, Ending(session_id=session_id, result=result, artifacts=(), usage=usage, timeout=0.0))
+    return True
 
 
 def close_unrunnable(tx: Transaction, session_id: str, at: datetime, code: str, message: str) -> None:
@@ -177,6 +227,7 @@ def close_unrunnable(tx: Transaction, session_id: str, at: datetime, code: str, 
             status=SessionStatus.FAILED, ended_at=at, runtime_ms=0, error_code=code, error_message=message
         ),
     )
+    tx.usage.account(session_id)
     if run is not None:
         note_task_end(tx, run, SessionStatus.FAILED, at)
 
@@ -214,11 +265,11 @@ def _last_events(
     return events
 
 
-def _final_usage(ending: Ending, at: datetime) -> UsageRecord:
-    """Usage as reported by the agent, with the runtime that the shim measured."""
+def _final_usage(ending: Ending, model_id: str, at: datetime) -> UsageRecord:
+    """Usage as the agent reported it, a cost estimated if need be, and the runtime that was measured."""
     base = ending.usage or UsageRecord(session_id=ending.session_id, computed_at=at)
     return msgspec.structs.replace(
-        base,
+        price_usage(base, model_id, ending.prices),
         runtime_ms=ending.result.runtime_ms,
         runtime_source=MetricSource.DERIVED,
         runtime_confidence=MetricConfidence.MEDIUM

@@ -144,8 +144,10 @@ async def spawn(
     def work(tx: Transaction) -> int:
         return record_session(tx, accepted, session_id=session_id, at=at, actor=actor)
 
-    audit_id = await store.write(work)
-    control.wake()
+    try:
+        audit_id = await store.write(work)
+    finally:
+        control.wake()  # also for a caller who hung up while the commit was being finished
     return SpawnAnswer(ok=True, session_id=session_id, status=SessionStatus.QUEUED, audit_id=audit_id)
 
 
@@ -156,7 +158,7 @@ def resolve(tx: Transaction, fragment: str) -> SessionRecord | Rejected:
         return exact
     found = tx.ledger.find(fragment, CANDIDATES_SHOWN + 1) if fragment else []
     if not found:
-        return reject("NOT_FOUND", f"no session has the id {fragment[:64]!r}")
+        return reject("NOT_FOUND", f"no session has the id {fragment[:64]!r}{_purged(tx)}")
     if len(found) == 1:
         return found[0]
     details = tuple(
@@ -167,6 +169,14 @@ def resolve(tx: Transaction, fragment: str) -> SessionRecord | Rejected:
     )
     count = f"more than {CANDIDATES_SHOWN}" if len(found) > CANDIDATES_SHOWN else str(len(found))
     return Rejected("AMBIGUOUS", f"{fragment[:64]!r} fits {count} sessions; give more of the id", details)
+
+
+def _purged(tx: Transaction) -> str:
+    """Says that it may have been there: an id that is gone looks like one that never was."""
+    before = tx.retention.purged_before()
+    if before is None:
+        return ""
+    return f"; it may have been purged: sessions that ended before {rfc3339_ms(before)} are removed"
 
 
 class _Decision(msgspec.Struct, frozen=True):
@@ -198,14 +208,16 @@ async def kill(
         audit_id = tx.audit.append(
             AuditEntry(kind="control.kill", at=at, actor=actor, subject=session.session_id)
         )
-        return _Decision(session.session_id, audit_id, _order_end(tx, session, at))
+        waits = not control.holds(session.session_id)
+        return _Decision(session.session_id, audit_id, _order_end(tx, session, at, waits=waits))
 
-    decision = await store.write(work)
-    if isinstance(decision, Rejected):
-        return decision
-    if not decision.ended:
+    try:
+        decision = await store.write(work)
+        if isinstance(decision, Rejected):
+            return decision
         await control.end(decision.session_id)
-    control.wake()
+    finally:
+        control.wake()  # whatever became of this caller, a recorded end is carried out
     return KillAnswer(
         ok=True,
         session_id=decision.session_id,
@@ -215,10 +227,14 @@ async def kill(
     )
 
 
-def _order_end(tx: Transaction, session: SessionRecord, at: datetime) -> bool:
-    """Records the wish; True when the session ended by it at once because nothing of it ever ran."""
+def _order_end(tx: Transaction, session: SessionRecord, at: datetime, *, waits: bool) -> bool:
+    """Records the wish; True when the session ended by it at once because nothing of it runs.
+
+    Should it be picked to start at this very moment, the start finds it cancelled: both are decided in
+    transactions of the one writer.
+    """
     run = tx.runs.get(session.session_id) or RunRecord(session_id=session.session_id)
-    if session.status is SessionStatus.QUEUED and run.attempt == 0:
+    if session.status is SessionStatus.QUEUED and (waits or run.attempt == 0):
         cancel(tx, session, run, at)
         return True
     tx.runs.put(msgspec.structs.replace(run, end_cause=ENDED_BY_OPERATOR))
@@ -231,6 +247,7 @@ def cancel(tx: Transaction, session: SessionRecord, run: RunRecord, at: datetime
     tx.ledger.change(
         session.session_id, SessionChange(status=SessionStatus.CANCELLED, ended_at=at, runtime_ms=0)
     )
+    tx.usage.account(session.session_id)
     note_task_end(tx, run, SessionStatus.CANCELLED, at)
 
 

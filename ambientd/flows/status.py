@@ -7,15 +7,19 @@ from datetime import datetime
 import msgspec
 
 from ambientd.core.agentstatus import RECENT, view_agents
+from ambientd.core.alertviews import alert_problems, count_alerts
 from ambientd.core.health import health_of, problems_of
 from ambientd.core.records import SessionRecord, TaskOutcome
 from ambientd.core.timefmt import from_ms, rfc3339_ms
+from ambientd.flows.alerts import active_alerts
 from ambientd.flows.sessions import Agents
 from ambientd.ports.clock import Clock
 from ambientd.ports.feed import FeedSink
 from ambientd.ports.store import Store, StoreFacts, Transaction
+from ambientd.wire.alert_messages import AlertView
 from ambientd.wire.enums import SessionStatus
 from ambientd.wire.messages import (
+    ContractRejection,
     HeartbeatStatus,
     IntakeStatus,
     LedgerStatus,
@@ -47,6 +51,7 @@ class LoopFacts(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     cycles: int
     last_cycle_at: datetime | None
+    file_error: str | None = None
 
 
 class IntakeFacts(msgspec.Struct, frozen=True, kw_only=True):
@@ -55,7 +60,7 @@ class IntakeFacts(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int
     odd: int
     failing: str | None
-    breakers_open: tuple[str, ...]
+    breakers_open: Mapping[str, str]
 
 
 class StatusSources(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,6 +73,8 @@ class StatusSources(msgspec.Struct, frozen=True, kw_only=True):
     agents: Callable[[], Agents]
     loop: Callable[[], LoopFacts]
     intake: Callable[[], IntakeFacts]
+    notifiers_failing: Callable[[], Mapping[str, str]] = dict
+    rejections: Callable[[], Mapping[tuple[str, str], int]] = dict
 
 
 class _Stored(msgspec.Struct, frozen=True):
@@ -76,6 +83,7 @@ class _Stored(msgspec.Struct, frozen=True):
     ended: list[SessionRecord]
     counters: Mapping[str, int]
     latest: TaskOutcome | None
+    alerts: list[AlertView] | None
 
 
 async def gather(sources: StatusSources) -> StatusDocument:
@@ -89,6 +97,7 @@ async def gather(sources: StatusSources) -> StatusDocument:
             ended=tx.ledger.ended_since(now - RECENT, ENDED_SHOWN_MAX),
             counters=tx.tasks.counters(),
             latest=tx.tasks.latest(),
+            alerts=active_alerts(tx),
         )
 
     stored = await sources.store.read(work)
@@ -98,7 +107,12 @@ async def gather(sources: StatusSources) -> StatusDocument:
     intake = _intake(intake_facts, stored)
     by_status = Counter(row.status for row in stored.active)
     problems = problems_of(
-        heartbeat=heartbeat, ledger=ledger, intake=intake, intake_failing=intake_facts.failing, now=now
+        heartbeat=heartbeat,
+        ledger=ledger,
+        intake=intake,
+        intake_failing=intake_facts.failing,
+        now=now,
+        others=alert_problems(stored.alerts or (), sources.notifiers_failing()),
     )
     return StatusDocument(
         schema=SCHEMA_STATUS,
@@ -113,6 +127,10 @@ async def gather(sources: StatusSources) -> StatusDocument:
         intake=intake,
         agents=view_agents(sources.agents(), stored.active, stored.ended, now),
         problems=problems,
+        contract_rejections=[
+            ContractRejection(code, version, count) for (code, version), count in sources.rejections().items()
+        ],
+        alerts=None if stored.alerts is None else count_alerts(stored.alerts),
     )
 
 
@@ -142,10 +160,12 @@ def _heartbeat(feed: FeedSink, loop: LoopFacts) -> HeartbeatStatus:
         last_at=rfc3339_ms(from_ms(written)) if written is not None else None,
         last_cycle_at=rfc3339_ms(loop.last_cycle_at) if loop.last_cycle_at else None,
         last_error=snapshot.last_error,
+        failing=feed.lost_since_written() > 0,
         refused=snapshot.refused,
         clock_clamped_sec=snapshot.clamped_ms / 1000 if snapshot.clamped_ms else None,
         note=snapshot.note,
         quarantined=snapshot.quarantined,
+        file_error=loop.file_error,
     )
 
 
@@ -175,6 +195,7 @@ def _intake(facts: IntakeFacts, stored: _Stored) -> IntakeStatus:
         rejected_by=_with_prefix(counters, "rejected."),
         blocked_by=_with_prefix(counters, "blocked."),
         breakers_open=list(facts.breakers_open),
+        breaker_reasons=dict(facts.breakers_open),
         latest={
             "taskId": latest.task_id,
             "outcome": latest.outcome,
@@ -182,7 +203,7 @@ def _intake(facts: IntakeFacts, stored: _Stored) -> IntakeStatus:
             "at": rfc3339_ms(latest.at),
         }
         if latest
-        else None,
+        else msgspec.UNSET,
     )
 
 

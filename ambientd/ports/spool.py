@@ -5,6 +5,7 @@ from typing import Any, Protocol
 
 import msgspec
 
+from ambientd.core.pruning import Kept
 from ambientd.core.spool import Refusal
 
 DONE = "done"
@@ -51,11 +52,21 @@ class SpoolFolder(Protocol):
         """Whether `done` holds a result for this file name."""
 
 
-class Prune(msgspec.Struct, frozen=True, kw_only=True):
-    """What retention would remove, or removed, in one place."""
+class KeptFiles(Protocol):
+    """Ended files that retention may remove."""
 
-    name: str
-    keep_sec: float
-    files: int
-    bytes: int
-    paths: Sequence[str] = ()
+    async def kept(self, folder: str) -> tuple[Kept, ...]:
+        """Ended files of one folder, each with its notes; raises OSError."""
+
+    async def remove(self, folder: str, names: Sequence[str]) -> None:
+        """Removes files of one folder; raises OSError."""
+
+
+class SessionFolders(Protocol):
+    """Private folders of sessions."""
+
+    async def folders(self) -> list[tuple[str, int]]:
+        """Session ids that have a folder, with its size in bytes."""
+
+    async def discard(self, session_id: str) -> None:
+        """Removes a session's folder."""

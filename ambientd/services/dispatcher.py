@@ -80,8 +80,8 @@ class Dispatcher:
             self._work.fed()
             due += self._interval
             now = trio.current_time()
-            if due < now:
-                due = now
+            if due <= now:
+                due = now + self._interval
             await trio.sleep_until(due)
 
     async def stopped(self) -> None:
@@ -94,17 +94,21 @@ class Dispatcher:
         self._seq += 1
         at = self._clock.now()
         identity = self._identity
-        await self._file.write(
-            build_heartbeat_document(
-                at_ms=to_ms(at),
-                started_ms=identity.started_ms,
-                pid=identity.pid,
-                status=status,
-                interval=self._interval,
-                cycles=self._seq,
-                last_cycle_tasks=self._work.take_picked_up(),
+        try:
+            await self._file.write(
+                build_heartbeat_document(
+                    at_ms=to_ms(at),
+                    started_ms=identity.started_ms,
+                    pid=identity.pid,
+                    status=status,
+                    interval=self._interval,
+                    cycles=self._seq,
+                    last_cycle_tasks=self._work.take_picked_up(),
+                )
             )
-        )
+        except trio.Cancelled:
+            self._seq -= 1  # never offered: else the last beat would tell of a hole that nobody counted
+            raise
         self._feed.offer(
             build_event(
                 at_ms=to_ms(at),

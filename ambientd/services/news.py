@@ -1,6 +1,6 @@
 """Wakes those who wait for a session's next event."""
 
-from collections.abc import Callable
+from weakref import WeakValueDictionary
 
 import trio
 
@@ -8,36 +8,28 @@ import trio
 class Watch:
     """Implements `ports.news.SessionWatch`."""
 
-    def __init__(self, event: trio.Event, forget: Callable[[], None]) -> None:
+    def __init__(self, event: trio.Event) -> None:
         self._event = event
-        self._forget = forget
 
     async def wait(self, seconds: float) -> bool:
         """True when there was news within `seconds`."""
-        try:
-            with trio.move_on_after(seconds):
-                await self._event.wait()
-        finally:
-            if self._event.statistics().tasks_waiting == 0:
-                self._forget()
+        with trio.move_on_after(seconds):
+            await self._event.wait()
         return self._event.is_set()
 
 
 class NewsBoard:
-    """Implements `ports.news.SessionNews`; holds one event per watched session, none otherwise."""
+    """Implements `ports.news.SessionNews`; holds one event per watched session, none otherwise.
+
+    The watches own the events, so a watch that is dropped without ever waiting leaves nothing behind.
+    """
 
     def __init__(self) -> None:
-        self._events: dict[str, trio.Event] = {}
+        self._events: WeakValueDictionary[str, trio.Event] = WeakValueDictionary()
 
     def watch(self, session_id: str) -> Watch:
         """A watcher of one session; its event is shared with other watchers until the next news."""
-        event = self._events.setdefault(session_id, trio.Event())
-
-        def forget() -> None:
-            if self._events.get(session_id) is event:
-                del self._events[session_id]
-
-        return Watch(event, forget)
+        return Watch(self._events.setdefault(session_id, trio.Event()))
 
     def tell(self, session_id: str) -> None:
         """Wakes the watchers of one session."""

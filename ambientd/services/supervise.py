@@ -28,15 +28,27 @@ async def supervise(name: str, run: Callable[[], Awaitable[None]], log: Log) -> 
     pause = FIRST_PAUSE_SEC
     while True:
         began = trio.current_time()
-        crashed: BaseExceptionGroup[Exception] | None = None
+        crashed = False
         try:
             await run()
-        except* Exception as group:  # noqa: BLE001 - the one place that may
-            crashed = group
-        if crashed is None:
+        except* Exception as group:  # the one place that may
+            # Told in here: behind this block a cancellation would go on first, and the error be forgotten.
+            crashed = True
+            if trio.current_time() - began > GOOD_RUN_SEC:
+                pause = FIRST_PAUSE_SEC
+            log.error("service.crashed", service=name, retry_in_sec=pause, exc_info=group)  # noqa: TRY400 - this port has no `exception`
+        if not crashed:
             return
-        if trio.current_time() - began > GOOD_RUN_SEC:
-            pause = FIRST_PAUSE_SEC
-        log.error("service.crashed", service=name, retry_in_sec=pause, exc_info=crashed)
         await trio.sleep(pause)
         pause = min(pause * 2, LONGEST_PAUSE_SEC)
+
+
+def run_to_end(run: Callable[[], str]) -> tuple[str, BaseExceptionGroup[Exception] | None]:
+    """Runs the whole program once: its last word, and what it crashed with. For `main` only."""
+    crashed: BaseExceptionGroup[Exception] | None = None
+    reason = "crashed"
+    try:
+        reason = run()
+    except* Exception as group:  # noqa: BLE001 - so that the crash is recorded before the process ends
+        crashed = group
+    return reason, crashed

@@ -1,1 +1,1 @@
-"""What daemon and CLI share. Every module here but `messages` is importable without msgspec."""
+"""What daemon and CLI share. Every module here but those of messages is importable without msgspec."""

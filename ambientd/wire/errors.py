@@ -32,6 +32,11 @@ _ROWS = (
     ErrorCode("NOT_ACCEPTABLE", 406, exits.FAILED, False, "None of the accepted media types can be made."),
     ErrorCode("REQUEST_TIMEOUT", 408, exits.FAILED, True, "The request did not arrive in time."),
     ErrorCode("NOTHING_RUNS", 409, exits.WRONG_STATE, False, "The session has already ended."),
+    ErrorCode("RETENTION_RUNS", 409, exits.WRONG_STATE, False, "Retention already runs; one runs at a time."),
+    ErrorCode(
+        "PLAN_UNKNOWN", 409, exits.WRONG_STATE, False, "The plan is older than an hour, or settings changed."
+    ),
+    ErrorCode("ALERT_NOT_ACTIVE", 409, exits.WRONG_STATE, False, "The alert is not active; nothing to see."),
     ErrorCode("LENGTH_REQUIRED", 411, exits.FAILED, False, "A body needs a Content-Length."),
     ErrorCode("PAYLOAD_TOO_LARGE", 413, exits.FAILED, False, "The body is larger than this route takes."),
     ErrorCode("URI_TOO_LONG", 414, exits.FAILED, False, "The request line is too long."),
@@ -51,6 +56,22 @@ _ROWS = (
     ErrorCode("STORAGE_UNAVAILABLE", 503, exits.STORAGE, True, "The database cannot be written just now."),
     ErrorCode(
         "RUNNER_UNAVAILABLE", 503, exits.UNREACHABLE, True, "The session's runner did not answer in time."
+    ),
+    ErrorCode(
+        "UNSUPPORTED_CONTRACT_VERSION",
+        422,
+        exits.FAILED,
+        False,
+        "The envelope's version is not supported by this node.",
+    ),
+    ErrorCode(
+        "IDEMPOTENCY_CONFLICT", 409, exits.WRONG_STATE, False, "Contradicts the record; nothing was written."
+    ),
+    ErrorCode(
+        "INGEST_NOT_AUTHORIZED", 401, exits.NOT_PERMITTED, False, "This caller may not hand in sessions here."
+    ),
+    ErrorCode(
+        "INGEST_INTERNAL_ERROR", 500, exits.INTERNAL, False, "A fault of the intake; the log has the request."
     ),
 )
 

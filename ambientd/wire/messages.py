@@ -179,6 +179,7 @@ class LedgerPage(msgspec.Struct, rename="camel", omit_defaults=True):
     rows: list[SessionSummary]
     next_cursor: str | None = None
     total_is_lower_bound: bool = False
+    purged_before: str | None = None  # ended sessions older than this have been removed by retention
 
 
 class SessionDetail(msgspec.Struct, omit_defaults=True):
@@ -197,6 +198,30 @@ class EventsPage(msgspec.Struct, rename="camel"):
     status: SessionStatus
     ended: bool
     events: list[SessionEvent]
+
+
+# --- ingest
+
+
+class IngestEnvelope(msgspec.Struct, omit_defaults=True):
+    """`POST /api/v3/ingest/session`; unknown keys are refused.
+
+    `payload` of `v1`: `{"session":{…},"events":[…],"usage":{…}}`, of `v2`: `{"run":{…},"timeline":[…]}`.
+    Without `idempotency_key`, the session's id and its terminal state (or `open`) are the key.
+    """
+
+    envelope_version: str
+    source: str
+    payload: dict[str, Any]
+    idempotency_key: str | None = None
+
+
+class IngestAnswer(msgspec.Struct):
+    """The ingest is durable. `idempotent_replay`: the very same was taken before; nothing was written."""
+
+    ok: bool
+    session_id: str
+    idempotent_replay: bool
 
 
 # --- status
@@ -218,7 +243,9 @@ class NodeStatus(msgspec.Struct, rename="camel", omit_defaults=True):
 class HeartbeatStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     """The activity feed and the loop behind it.
 
-    `lost` counts beats of this process that did not reach the feed; `last_at` is the last one that did.
+    `lost` counts beats of this process that did not reach the feed; `last_at` is the last one that did;
+    `failing` says that the newest did not. `last_error` stays after it has passed. `file_error` is why
+    the heartbeat file could not be written in the last cycle.
     """
 
     enabled: bool
@@ -230,19 +257,22 @@ class HeartbeatStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     last_at: str | None = None
     last_cycle_at: str | None = None
     last_error: str | None = None
+    failing: bool = False
     refused: str | None = None
     clock_clamped_sec: float | None = None
     note: str | None = None
     quarantined: int = 0
+    file_error: str | None = None
 
 
 class LedgerStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     """The session ledger's size and health."""
 
     ready: bool
-    sessions: int = 0
-    bytes: int = 0
-    schema_version: int = 0
+    # Factories, because a default would be left out of the document, and a known 0 is not unknown.
+    sessions: int = msgspec.field(default_factory=int)
+    bytes: int = msgspec.field(default_factory=int)
+    schema_version: int = msgspec.field(default_factory=int)
     degraded: str | None = None
     reason: str | None = None
 
@@ -254,8 +284,8 @@ class SessionsStatus(msgspec.Struct, rename="camel"):
     queued: int
 
 
-class IntakeStatus(msgspec.Struct, rename="camel", omit_defaults=True):
-    """Counters of the spool since the ledger was made (R2.88)."""
+class IntakeStatus(msgspec.Struct, rename="camel"):
+    """Counters of the spool since the ledger was made (R2.88); all are always there."""
 
     dispatched: int = 0
     committed: int = 0
@@ -268,7 +298,8 @@ class IntakeStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     rejected_by: dict[str, int] = msgspec.field(default_factory=dict)
     blocked_by: dict[str, int] = msgspec.field(default_factory=dict)
     breakers_open: list[str] = msgspec.field(default_factory=list)
-    latest: dict[str, Any] | None = None
+    breaker_reasons: dict[str, str] = msgspec.field(default_factory=dict)
+    latest: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
 class AgentView(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -284,8 +315,8 @@ class AgentView(msgspec.Struct, rename="camel", omit_defaults=True):
     model: str | None = None
     task: str | None = None
     since: str | None = None
-    running: int = 0
-    queued: int = 0
+    running: int = msgspec.field(default_factory=int)  # always told, also when 0
+    queued: int = msgspec.field(default_factory=int)
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
@@ -295,6 +326,22 @@ class Problem(msgspec.Struct, omit_defaults=True):
     severity: str
     text: str
     help: str | None = None
+
+
+class AlertsStatus(msgspec.Struct, rename="camel"):
+    """Active alerts by severity; muted ones are counted apart and are no problem of the node."""
+
+    critical: int = 0
+    warning: int = 0
+    muted: int = 0
+
+
+class ContractRejection(msgspec.Struct):
+    """How often ingests were refused since the start (`contract_rejection_total{code,version}`, R3.170)."""
+
+    code: str
+    version: str
+    count: int
 
 
 class StatusDocument(msgspec.Struct, rename="camel", omit_defaults=True):
@@ -310,6 +357,8 @@ class StatusDocument(msgspec.Struct, rename="camel", omit_defaults=True):
     intake: IntakeStatus
     agents: list[AgentView]
     problems: list[Problem]
+    alerts: AlertsStatus | None = None
+    contract_rejections: list[ContractRejection] = msgspec.field(default_factory=list)
 
 
 # --- schema
@@ -330,3 +379,47 @@ class MigrationsView(msgspec.Struct, rename="camel"):
     current: int
     known: int
     migrations: list[MigrationRow]
+
+
+# --- retention
+
+
+class RetentionRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """`POST /api/v1/node/retention`; without `plan_id` a run makes its plan at that moment."""
+
+    dry_run: bool = True
+    plan_id: str | None = None
+
+
+class RetentionRow(msgspec.Struct, rename="camel"):
+    """What goes, went or would go in one place: `rows` things, exactly, and about `bytes` on disk.
+
+    What is older than `before` goes; it is kept for `keep_sec` seconds, which is `keep_days` days.
+    """
+
+    name: str
+    keep_days: int
+    keep_sec: int
+    before: str
+    rows: int
+    bytes: int
+
+
+class RetentionAnswer(msgspec.Struct, rename="camel", omit_defaults=True):
+    """A plan with what it would remove (`dry_run`; nothing was changed), or a run of it.
+
+    While it runs, `running` is true and `tables` says what went so far. `used_bytes` is what the database
+    held when it began, without free pages; `freed_bytes` by how much its file got smaller until the end.
+    `error` is why a run stopped early; what it had removed stays removed.
+    """
+
+    schema: str
+    dry_run: bool
+    plan_id: str
+    started_at: str
+    used_bytes: int
+    tables: list[RetentionRow]
+    running: bool = False
+    ended_at: str | None = None
+    freed_bytes: int | None = None
+    error: str | None = None

@@ -18,6 +18,8 @@ ENV_STATE = "AMBIENT_STATE_DIR"
 ENV_CONFIG = "AMBIENT_CONFIG"
 ENV_FEED = "LUKA_ACTIVITY_FEED_JSONL"
 ENV_DATABASE = "HELICARRIER_DB_PATH"
+# Set by the unit: sessions are started through this socket instead of as our own children.
+ENV_EXECUTOR = "AMBIENT_EXECUTOR_SOCKET"
 
 
 def _home(environ: Mapping[str, str]) -> str:

@@ -7,14 +7,13 @@ import msgspec
 
 from ambientd.config.schema import AgentConfig, OutputFormat
 from ambientd.core.agent_output import OutputState, finish_output, fold_output, resume_output, usage_record
+from ambientd.core.pricing import PriceTable
 from ambientd.core.records import NewEvent, RunRecord, SessionRecord, UsageRecord
 from ambientd.core.timefmt import from_ms
 from ambientd.flows import runs
 from ambientd.ports.clock import Clock
-from ambientd.ports.errors import UnavailableError
 from ambientd.ports.runner import ArtifactFile, RunLink, RunResult
 from ambientd.ports.store import Transaction
-from ambientd.services.supervise import Log
 
 T = TypeVar("T")
 
@@ -33,23 +32,31 @@ class Followed(msgspec.Struct, frozen=True, kw_only=True):
     session_id: str
     link: RunLink
     agent: AgentConfig | None
-    grace: float
 
 
 class Following:
     """Not shared; one per live run."""
 
     def __init__(
-        self, followed: Followed, *, write: Write, clock: Clock, tell: Callable[[str], None], log: Log
+        self,
+        followed: Followed,
+        *,
+        write: Write,
+        clock: Clock,
+        tell: Callable[[str], None],
+        started: Callable[[], None],
+        prices: Callable[[], PriceTable | None],
     ) -> None:
+        """`tell` hears of the session's news, `started` once that the agent's program runs; `prices` estimate
+        a cost that the agent does not report."""
+        self._prices = prices
         self._id = followed.session_id
         self._link = followed.link
         self._agent = followed.agent
-        self._grace = followed.grace
         self._write = write
         self._clock = clock
         self._tell = tell
-        self._log = log
+        self._started = started
         self._marked = False
         self._offset = 0
         self._output = OutputState()
@@ -60,8 +67,6 @@ class Following:
         run, row, usage = await self._write(self._load)
         self._offset = run.spool_offset
         self._output = resume_output(usage, row.model_id if row else None)
-        if run.end_cause is not None:
-            await self._pass_on_end()
         while True:
             result = await self._link.result()
             await self._mark_running()
@@ -76,20 +81,13 @@ class Following:
         run = tx.runs.get(self._id) or RunRecord(session_id=self._id)
         return run, tx.ledger.get(self._id), tx.usage.get(self._id)
 
-    async def _pass_on_end(self) -> None:
-        """An end that was recorded before this link was made. The shim that does not answer has ended or
-        will be asked again by the operator; following goes on either way."""
-        try:
-            await self._link.end(grace=self._grace)
-        except UnavailableError as error:
-            self._log.warning("session.end_not_passed_on", session=self._id, reason=str(error))
-
     async def _mark_running(self) -> None:
         if self._marked:
             return
         started = await self._link.started_at_ms()
         if started is None:
             return
+        self._started()
         at = from_ms(started)
         if await self._write(lambda tx: runs.mark_running(tx, self._id, at)):
             self._tell(self._id)
@@ -130,7 +128,9 @@ class Following:
             result=result,
             artifacts=tuple(artifacts),
             usage=self._usage(),
-            timeout=self._agent.timeout if self._agent else 0.0,
+            timeout=self._agent.timeout if self._agent else result.runtime_ms / 1000,
+            model=self._output.usage.model,
+            prices=self._prices(),
         )
         await self._write(lambda tx: runs.finish(tx, ending))
         self._tell(self._id)

@@ -1,0 +1,281 @@
+"""What a large ledger costs: rates and bytes against literal text keys, first pages, retention beside ingest.
+
+    python tests/bench/bench_ledger_size.py [--short] [--state DIR] [--parts rate,reads,retention]
+
+`--state` is a directory that `generate.py` filled (a million sessions for the budgets); it is copied, never
+changed. Without it, and with `--short`, a small one is made. The literal baseline is filled from the same
+rows, in the same order, through the same indexes, without syncs; then both take on a few thousand sessions in
+durable groups of 64, in alternating slices of one run.
+"""
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import trio
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from ambientd.core.records import LedgerQuery
+from ambientd.host.clock import SystemClock
+from ambientd.services.upkeep import REST_SEC
+from ambientd.store.connection import open_reader
+from ambientd.store.search import register
+from ambientd.store.sqlite import SqliteStore
+from ambientd.store.unit import SqliteTransaction
+from ambientd.wire.enums import SessionStatus
+from tests.bench.bench_store import GROUP, Literal, Ours, Sample
+from tests.bench.generate import DATABASE, Samples, fill_state, midnight
+
+SMALL = 10_000
+MEASURED_GROUPS = 160
+SLICE = 8
+READS = 100
+QUIET_SEC, BUSY_SEC = 5.0, 60.0
+BATCH = 50
+COPY_SESSIONS = (
+    "INSERT INTO session_ledger SELECT session_id, run_id, agent_id, agent_label, model_id, task_title,"
+    " task_text, task_category, status, started_at, ended_at, runtime_ms, artifact_count, error_code,"
+    " error_message, source_version, ingested_at FROM ours.session_ledger"
+    " WHERE session_key BETWEEN ?1 AND ?2 ORDER BY session_key"
+)
+COPY_EVENTS = (
+    "INSERT INTO session_events SELECT l.session_id || ':' || e.seq, l.session_id, e.seq, e.event_type,"
+    " strftime('%Y-%m-%dT%H:%M:%fZ', e.at_ms / 1000.0, 'unixepoch'), e.payload_json"
+    " FROM ours.session_event_rows AS e JOIN ours.session_ledger AS l USING (session_key)"
+    " WHERE e.session_key BETWEEN ?1 AND ?2 ORDER BY e.session_key, e.seq"
+)
+COPY_USAGE = (
+    "INSERT INTO session_usage SELECT l.session_id, prompt_tokens, completion_tokens, total_tokens,"
+    " u.runtime_ms, cost_usd, cost_confidence, provider, pricing_version, computed_at, cost_source,"
+    " token_source, runtime_source, cost_confidence_level, token_confidence, runtime_confidence"
+    " FROM ours.session_usage_rows AS u JOIN ours.session_ledger AS l USING (session_key)"
+    " WHERE u.session_key BETWEEN ?1 AND ?2 ORDER BY u.session_key"
+)
+
+
+def share(values: list[float], part: float) -> float:
+    """The value below which this part lies."""
+    return sorted(values)[min(len(values) - 1, int(len(values) * part))]
+
+
+# --- rate and bytes
+
+
+def fill_literal(literal: Literal, source: Path) -> None:
+    """The same rows in the same order; the page cache is large meanwhile, and nothing is synced."""
+    connection = literal.connection
+    for pragma in ("journal_mode=OFF", "synchronous=OFF", "cache_size=-4000000"):
+        connection.execute(f"PRAGMA {pragma}")
+    connection.execute("ATTACH ? AS ours", (str(source),))
+    last = int(connection.execute("SELECT max(session_key) FROM ours.session_ledger").get)
+    began = time.perf_counter()
+    for first in range(0, last + 1, SMALL):
+        connection.execute("BEGIN")
+        for statement in (COPY_SESSIONS, COPY_EVENTS, COPY_USAGE):
+            connection.execute(statement, (first, first + SMALL - 1))
+        connection.execute("COMMIT")
+        if first % (10 * SMALL) == 0:
+            print(f"  baseline: {first:,} of {last:,} in {time.perf_counter() - began:.0f} s", flush=True)
+    connection.execute("DETACH ours")
+    for pragma in ("cache_size=-4096", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def rate(source: Path, folder: Path, groups: int) -> None:
+    """Sessions per second of both at this size, and bytes."""
+    literal_folder, ours_folder, small_folder = (folder / name for name in ("literal", "large", "small"))
+    for place in (literal_folder, ours_folder, small_folder):
+        place.mkdir()
+    shutil.copy(source, ours_folder / "ours.db")
+    literal = Literal(literal_folder)
+    fill_literal(literal, source)
+    sides: dict[str, Literal | Ours] = {
+        "literal": literal,
+        "ours": Ours(ours_folder),
+        "ours, empty": Ours(small_folder),
+    }
+    sizes = {name: side.path.stat().st_size for name, side in sides.items()}
+    random_source = random.Random(7)
+    words = Samples(seed=1, total=1, until=midnight(None), days=1).words
+    spent = dict.fromkeys(sides, 0.0)
+    for slice_start in range(0, groups, SLICE):
+        made = [_group(random_source, words, n) for n in range(slice_start, slice_start + SLICE)]
+        for name, side in sides.items():
+            began = time.perf_counter()
+            for samples in made:
+                side.group(samples)
+            spent[name] += time.perf_counter() - began
+    count = -(-groups // SLICE) * SLICE * GROUP
+    sessions = sides["ours"].connection.execute("SELECT count(*) FROM session_ledger").get - count
+    for name, seconds in spent.items():
+        print(f"  {name:12} {count / seconds:7,.0f} sessions/s  {sizes[name] / sessions:6,.0f} bytes/session")
+    print(f"rate  ratio {spent['literal'] / spent['ours']:.2f} at {sessions:,} (budget 2.5)")
+    print(f"bytes ratio {sizes['ours'] / sizes['literal']:.2f} (budget 0.65)")
+    print(f"rate against itself empty {spent['ours, empty'] / spent['ours']:.2f} (budget 0.8)")
+    for side in sides.values():
+        side.finish()
+    shutil.rmtree(literal_folder)
+    shutil.rmtree(ours_folder)
+
+
+def _group(source: random.Random, words: list[str], number: int) -> list[Sample]:
+    first = 400 * 86_400 + number * GROUP  # seconds: after everything that is there
+    return [
+        Sample(source, words, first + n, str(uuid.UUID(int=source.getrandbits(128)))) for n in range(GROUP)
+    ]
+
+
+# --- reads
+
+
+def questions(words: list[str], now: datetime) -> dict[str, Callable[[random.Random], LedgerQuery]]:
+    """First pages, each with values drawn anew."""
+    week = timedelta(days=7)
+    failed = frozenset({SessionStatus.FAILED, SessionStatus.KILLED})
+    return {
+        "newest": lambda r: LedgerQuery(),
+        "agent": lambda r: LedgerQuery(agent_id=f"agent-{r.randrange(20)}"),
+        "model": lambda r: LedgerQuery(model_id=f"provider/model-{r.randrange(7)}"),
+        "category": lambda r: LedgerQuery(category=r.choice(("review", "build", "triage"))),
+        "status": lambda r: LedgerQuery(statuses=frozenset({r.choice(list(SessionStatus))})),
+        "two statuses": lambda r: LedgerQuery(statuses=failed),
+        "since": lambda r: LedgerQuery(since=now - week * r.randrange(1, 20)),
+        "a word": lambda r: LedgerQuery(text=r.choice(words)),
+        "two words": lambda r: LedgerQuery(text=" ".join(r.choices(words, k=2))),
+        "a beginning": lambda r: LedgerQuery(text=r.choice(words)[:3]),
+        "no match": lambda r: LedgerQuery(text=f"zzzq{r.randrange(1000)}"),
+        "agent, status": lambda r: LedgerQuery(agent_id=f"agent-{r.randrange(20)}", statuses=failed),
+        "agent, word": lambda r: LedgerQuery(agent_id="agent-1", text=r.choice(words)),
+    }
+
+
+def reads(source: Path, times: int) -> None:
+    """Milliseconds of the first page of each filter, of a search, and of what `status` asks."""
+    connection = open_reader(source, busy_timeout=5)
+    register(connection)
+    now = midnight(None)
+    words = Samples(seed=1, total=1, until=now, days=1).words
+    draw = random.Random(3)
+
+    def ask(work: Callable[[SqliteTransaction], object]) -> float:
+        connection.execute("BEGIN")
+        began = time.perf_counter()
+        work(SqliteTransaction(connection, now))
+        spent = (time.perf_counter() - began) * 1000
+        connection.execute("ROLLBACK")
+        return spent
+
+    for name, make in questions(words, now).items():
+        queries = [make(draw) for _ in range(times)]
+        ask(lambda tx: tx.ledger.page(queries[0]))  # noqa: B023 - asked at once
+        spent = [ask(lambda tx, q=query: tx.ledger.page(q)) for query in queries]  # type: ignore[misc]
+        print(f"  {name:14} median {share(spent, 0.5):7.2f}  p99 {share(spent, 0.99):7.2f} ms")
+    spent = [ask(_status) for _ in range(times)]
+    print(f"  {'status':14} median {share(spent, 0.5):7.2f}  p99 {share(spent, 0.99):7.2f} ms (budget 20)")
+    connection.close()
+
+
+def _status(tx: SqliteTransaction) -> object:
+    day = datetime.now(UTC) - timedelta(days=1)
+    return tx.ledger.count(), tx.ledger.active(), tx.ledger.ended_since(day, 500), tx.tasks.counters()
+
+
+# --- retention
+
+
+async def retention(source: Path, folder: Path, limit: float) -> None:
+    """Ingest alone, then beside the removal of half of everything, for a while."""
+    path = folder / DATABASE
+    shutil.copy(source, path)
+    store = SqliteStore(path, clock=SystemClock())
+    new = Samples(seed=99, total=1_000_000, until=midnight(None), days=1)
+    waits: list[float] = []
+
+    async def ingest() -> None:
+        number = 0
+        while True:
+            work = new.write(range(number, number + 1))
+            number += 1
+            began = time.perf_counter()
+            await store.write(work)
+            waits.append((time.perf_counter() - began) * 1000)
+            await trio.sleep(0.005)
+
+    def tell(name: str) -> None:
+        print(
+            f"  ingest {name}: p99 {share(waits, 0.99):.1f} ms, longest {max(waits):.1f} ms of {len(waits)}"
+        )
+        waits.clear()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(store.run)
+        await store.wait_settled()
+        oldest = await store.read(lambda tx: tx.ledger.page(LedgerQuery(limit=1)))
+        before = oldest.rows[0].started_at - timedelta(days=90)
+        async with trio.open_nursery() as beside:
+            beside.start_soon(ingest)
+            await trio.sleep(QUIET_SEC)
+            tell("alone")
+            removed = await _remove(store, before, limit)
+            tell(f"beside the removal of {removed:,}, {removed / limit:,.0f}/s at least")
+            await _give_back(store, limit)
+            tell("beside giving back")
+            beside.cancel_scope.cancel()
+        await store.close()
+    path.unlink()
+
+
+async def _remove(store: SqliteStore, before: datetime, limit: float) -> int:
+    place, total, end = ("", ""), 0, time.perf_counter() + limit
+    while time.perf_counter() < end:
+        behind = place
+        step = await store.write(lambda tx: tx.retention.remove(before, BATCH, behind))  # noqa: B023 - called before the next turn
+        if step.found.sessions == 0:
+            break
+        place, total = step.place, total + step.found.sessions
+        await trio.sleep(REST_SEC)
+    return total
+
+
+async def _give_back(store: SqliteStore, limit: float) -> None:
+    end = time.perf_counter() + limit
+    while time.perf_counter() < end and await store.write(lambda tx: tx.retention.give_back(128)):
+        await trio.sleep(REST_SEC)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--short", action="store_true", help="a small ledger, some seconds, for CI")
+    parser.add_argument("--state", type=Path, help="a directory that generate.py filled")
+    parser.add_argument("--parts", default="rate,reads,retention")
+    chosen = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        if chosen.state is None:
+            total = 2_000 if chosen.short else SMALL
+            state = folder / "state"
+            state.mkdir()
+            samples = Samples(seed=1, total=total, until=midnight(None), days=180)
+            trio.run(fill_state, state, samples, total)
+        source = (chosen.state or state) / DATABASE
+        parts = chosen.parts.split(",")
+        if "reads" in parts:
+            reads(source, 10 if chosen.short else READS)
+        if "retention" in parts:
+            trio.run(retention, source, folder, 2.0 if chosen.short else BUSY_SEC)
+        if "rate" in parts:
+            rate(source, folder, SLICE if chosen.short else MEASURED_GROUPS)
+
+
+if __name__ == "__main__":
+    main()
