@@ -1,0 +1,100 @@
+"""`dev.py test`: the tools and the tests, each a step; the tests last, so that their count ends the run."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from devkit.environment import clean_environ
+from devkit.show import Screen
+from devkit.tree import Tree
+
+# Settings of a node that this shell may be using: tests make their own.
+NODE_SETTINGS = ("AMBIENT_", "HELICARRIER_", "LUKA_", "OPENCLAW_")
+
+# A bench tells figures; one that hangs must not keep the tests from running.
+BENCH_SEC = 120
+
+# Hours of work or another machine's: never a part of the everyday run.
+NOT_EVERY_DAY = ("tests/bench", "tests/live")
+
+
+class Checks:
+    """Runs the tools of `.venv/bin` on the checkout."""
+
+    def __init__(self, tree: Tree, screen: Screen) -> None:
+        self._tree = tree
+        self._screen = screen
+        self._failed: list[str] = []
+
+    def run(self, pytest_arguments: list[str]) -> bool:
+        """All checks, whatever fails; True when none did. Arguments go to pytest and drop the benches."""
+        self._quiet("ruff check", "ruff", "check", "--no-fix", ".")
+        self._quiet("ruff format", "ruff", "format", "--check", ".")
+        self._quiet("mypy", "mypy")
+        self._quiet("lint-imports", "lint-imports")
+        if pytest_arguments:
+            self._screen.note("benches left out: arguments were given")
+        else:
+            self._benches()
+        self._tests(pytest_arguments)
+        if self._failed:
+            self._screen.text("failed: " + ", ".join(self._failed))
+        return not self._failed
+
+    def _quiet(self, name: str, program: str, *arguments: str) -> None:
+        """A tool whose output matters only when it fails."""
+        began = time.monotonic()
+        outcome = self._call([str(self._tree.venv / "bin" / program), *arguments])
+        self._screen.result(name, good=outcome.returncode == 0, began=began)
+        if outcome.returncode:
+            self._screen.text(outcome.stdout)
+            self._failed.append(name)
+
+    def _benches(self) -> None:
+        """Figures for information: a slow machine is no failure."""
+        for bench in sorted((self._tree.root / "tests" / "bench").glob("bench_*.py")):
+            began = time.monotonic()
+            name = str(bench.relative_to(self._tree.root))
+            try:
+                outcome = self._call([str(self._tree.python), str(bench), "--short"], patience=BENCH_SEC)
+            except subprocess.TimeoutExpired:
+                self._screen.note(f"{name}: no figure within {BENCH_SEC} s")
+                continue
+            if outcome.returncode:
+                self._screen.note(f"{name}: no figure, it ended with code {outcome.returncode}")
+            else:
+                self._screen.result(name, good=True, began=began)
+            self._screen.text("\n".join("    " + line for line in outcome.stdout.splitlines()[-12:]))
+
+    def _tests(self, arguments: list[str]) -> None:
+        began = time.monotonic()
+        ignored = [f"--ignore={folder}" for folder in NOT_EVERY_DAY]
+        command = [str(self._tree.python), "-m", "pytest", *ignored, *arguments]
+        sys.stdout.flush()
+        code = subprocess.call(command, stdin=subprocess.DEVNULL, cwd=self._tree.root, env=self._environ())
+        self._screen.result("pytest", good=code == 0, began=began)
+        if code:
+            self._failed.append("pytest")
+
+    def _call(
+        self, command: list[str], *, patience: float | None = None
+    ) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=self._tree.root,
+            env=self._environ(),
+            text=True,
+            errors="replace",
+            timeout=patience,
+            check=False,
+        )
+
+    def _environ(self) -> dict[str, str]:
+        environ = {k: v for k, v in clean_environ().items() if not k.startswith(NODE_SETTINGS)}
+        programs = Path(self._tree.venv / "bin")
+        return {**environ, "PATH": f"{programs}{os.pathsep}{environ.get('PATH', os.defpath)}"}

@@ -1,0 +1,72 @@
+"""README tells all that the code promises to people: each missing thing is named."""
+
+import re
+import tomllib
+
+import pytest
+
+from ambientd.config.parse import Layer, Parsed, parse
+from ambientd.wire import exits
+from ambientd.wire.errors import ERRORS
+from tests.meta.tree import ROOT
+
+# What a reader must find, by a word of its heading.
+SUBJECTS = {
+    "how to start": r"start",
+    "how to test": r"test",
+    "what happens when things are away": r"away",
+    "configuration": r"config",
+    "where things live": r"where",
+    "exit codes": r"exit code",
+    "error codes": r"error",
+}
+COMMANDS = (
+    "python3 packaging/dev.py up",
+    "python3 packaging/dev.py test",
+    "ambientctl status",
+    "ambientctl spawn",
+)
+
+
+@pytest.fixture(scope="module")
+def readme() -> str:
+    path = ROOT / "README.md"
+    assert path.exists(), "README.md is missing"
+    return path.read_text()
+
+
+def test_readme_has_a_heading_for_every_subject(readme: str) -> None:
+    headings = [line.lower() for line in readme.splitlines() if line.startswith("#")]
+    missing = [what for what, sign in SUBJECTS.items() if not any(re.search(sign, h) for h in headings)]
+    assert missing == []
+
+
+def test_readme_says_in_its_first_lines_what_this_is(readme: str) -> None:
+    title, _, rest = readme.partition("\n")
+    assert title.startswith("# ")
+    assert re.match(r"\s*[A-Z][^.\n]{40,}", rest), "after the title comes a sentence"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_readme_shows_the_command(readme: str, command: str) -> None:
+    assert command in readme
+
+
+def test_readme_lists_every_error_code(readme: str) -> None:
+    assert [code for code in ERRORS if f"`{code}`" not in readme] == []
+
+
+def test_readme_lists_every_exit_code_with_its_meaning(readme: str) -> None:
+    rows = [line for line in readme.splitlines() if line.startswith("|")]
+    missing = [
+        code for code in exits.MEANING if not any(re.match(rf"\| *`?{code}`? *\|", row) for row in rows)
+    ]
+    assert missing == []
+
+
+def test_configuration_in_readme_is_accepted_as_it_is(readme: str) -> None:
+    blocks = re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+    assert blocks, "README shows no configuration"
+    for block in blocks:
+        verdict = parse([Layer("README.md", tomllib.loads(block))])
+        assert isinstance(verdict, Parsed), verdict
