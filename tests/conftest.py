@@ -24,6 +24,6 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
         return None
     names = inspect.signature(test).parameters
     arguments = {name: pyfuncitem.funcargs[name] for name in names}
-    clock = arguments.get("autojump_clock")
+    clock: Any = arguments.get("autojump_clock")
     trio.run(partial(test, **arguments), clock=clock)
     return True

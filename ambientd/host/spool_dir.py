@@ -6,11 +6,12 @@ import json
 import os
 import signal
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ambientd.core.pruning import Kept, group
 from ambientd.core.spool import Refusal, is_candidate
 from ambientd.host.threads import RunSync, run_in_thread
 from ambientd.ports.spool import BLOCKED, DONE, REJECTED, RUNNING, Scan
@@ -67,10 +68,11 @@ class DiskSpool:
             return None
         except OSError as error:
             return Refusal("not_regular", f"cannot be opened as a plain file: {error.strerror}")
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            return Refusal("not_regular", "not a plain file")
         with open(descriptor, "rb") as file:
             facts = os.fstat(file.fileno())
-            if not stat.S_ISREG(facts.st_mode):
-                return Refusal("not_regular", "not a plain file")
             if _is_being_written(file.fileno()):
                 return None
             if facts.st_size > self._max:
@@ -112,6 +114,24 @@ class DiskSpool:
         _sync_folder(folder)
         return final
 
+    async def kept(self, folder: str) -> tuple[Kept, ...]:
+        """Ended files of one folder, each with its notes."""
+        return await self._run(partial(self._kept, folder))
+
+    def _kept(self, folder: str) -> tuple[Kept, ...]:
+        with os.scandir(self._inbox / folder) as entries:
+            facts = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+        return group((name, fact.st_mtime, fact.st_size) for name, fact in facts)
+
+    async def remove(self, folder: str, names: Sequence[str]) -> None:
+        """Removes files of one folder; those that are gone already are no error."""
+        await self._run(partial(self._remove, folder, names))
+
+    def _remove(self, folder: str, names: Sequence[str]) -> None:
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._inbox / folder / name)
+
 
 def _note_name(name: str, kind: str) -> str:
     return f"{name.removesuffix('.json')}.{kind}.json"
@@ -149,7 +169,10 @@ def _is_being_written(descriptor: int) -> bool:
 def _write_durably(path: Path, document: Mapping[str, Any]) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     data = json.dumps(document, ensure_ascii=True, indent=1).encode() + b"\n"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    # What lies at that name is a rest of ours, or a link or pipe of somebody's: never written into.
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(temporary)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         with open(descriptor, "wb") as file:
             file.write(data)
