@@ -115,7 +115,9 @@ class GatewayLink(Protocol):
     def state(self) -> LinkState:
         """How it is now; never blocks."""
 
-    async def call(self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float = 10.0) -> Any:
+    async def call(
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float = 10.0
+    ) -> Any:
         """The payload of the answer, as decoded JSON. `timeout` is in seconds.
 
         Raises GatewayRefusedError and GatewayUnavailableError. Cancelled: the answer is dropped when it
