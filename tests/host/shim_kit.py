@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import select
 import shutil
 import signal
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,18 +21,26 @@ from ambientd.ports.runner import OutputLine, RunResult
 
 SHIM = Path(run_folder.__file__).with_name("shim.py")
 PATIENCE = 60.0  # never reached when things work
-MARK = b"AMBIENT_SESSION_ID=ses_shimtest"
 PYTHON = sys.executable
+
+
+def fresh_id(stem: str) -> str:
+    """A session id of this run alone; processes are found, and ended, by it on the whole machine."""
+    return f"ses_{stem}{secrets.token_hex(8)}"
+
+
+SESSION = fresh_id("shimtest")
+MARK = f"AMBIENT_SESSION_ID={SESSION}".encode()
 
 
 def spec(*argv: str, **changes: Any) -> dict[str, Any]:
     """A run of `argv`, small in every respect."""
     base: dict[str, Any] = {
-        "session_id": "ses_shimtest",
+        "session_id": SESSION,
         "attempt": 1,
         "argv": argv,
         "stdin": "",
-        "environment": {"PATH": "/usr/bin:/bin", "AMBIENT_SESSION_ID": "ses_shimtest"},
+        "environment": {"PATH": "/usr/bin:/bin", "AMBIENT_SESSION_ID": SESSION},
         "workdir": None,
         "timeout": 30.0,
         "grace": 0.3,
@@ -59,6 +69,16 @@ def marked(mark: bytes = MARK) -> set[int]:
                     found.add(int(name))
             except OSError:
                 continue
+    return found
+
+
+def wait_marked(least: int, mark: bytes = MARK) -> set[int]:
+    """Processes that carry the mark, once there are so many: one that is being executed shows no
+    environment for an instant."""
+    until = time.monotonic() + PATIENCE
+    while len(found := marked(mark)) < least:
+        assert time.monotonic() < until, f"only {len(found)} of {least} processes carry the mark"
+        time.sleep(0.01)
     return found
 
 

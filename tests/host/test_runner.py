@@ -18,10 +18,10 @@ from ambientd.host.runner import LocalRunner
 from ambientd.ports.errors import UnavailableError
 from ambientd.ports.runner import LaunchError, NeverStarted, OutputLine, RunLink, RunResult, RunSpec
 from tests.fakes.log import ListLog
-from tests.host.shim_kit import PATIENCE, PYTHON, SHIM, marked, wait_gone, workplace
+from tests.host.shim_kit import PATIENCE, PYTHON, SHIM, fresh_id, marked, wait_gone, wait_marked, workplace
 
-SESSION = "ses_runnertest"
-MARK = b"AMBIENT_SESSION_ID=ses_runnertest"
+SESSION = fresh_id("runnertest")
+MARK = f"AMBIENT_SESSION_ID={SESSION}".encode()
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -224,7 +224,7 @@ async def main():
     async with trio.open_nursery() as nursery:
         runner = make(Path(sys.argv[1]))
         await nursery.start(lambda task_status: runner.run(task_status=task_status))
-        await runner.launch(spec("sh", "-c", sys.argv[2]))
+        await runner.launch(spec("sh", "-c", sys.argv[2], session_id=sys.argv[3]))
         print("launched", flush=True)
         await trio.sleep_forever()
 trio.run(main)
@@ -235,7 +235,7 @@ def launch_elsewhere(state: Path, command: str) -> None:
     """Launches from a process of its own, which is killed at once."""
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, str(state), command], stdout=subprocess.PIPE, cwd=root
+        [sys.executable, "-c", LAUNCHER, str(state), command, SESSION], stdout=subprocess.PIPE, cwd=root
     )
     assert process.stdout
     assert process.stdout.readline() == b"launched\n"
@@ -271,7 +271,7 @@ async def test_a_killed_shim_is_told_truthfully_and_its_leftovers_are_ended(stat
     async with serving(state) as runner:
         link = await runner.launch(spec("sh", "-c", "setsid sleep 1000 & sleep 1001 & echo ready; wait"))
         await follow(link, until="ready")
-        handles = [os.pidfd_open(pid) for pid in marked(MARK)]
+        handles = [os.pidfd_open(pid) for pid in wait_marked(3, MARK)]
         assert len(handles) == 3
         os.kill(shim_pid(state), signal.SIGKILL)
         result = await ended(link)

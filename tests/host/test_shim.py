@@ -15,6 +15,7 @@ from ambientd.host.shim_spool import Source, Spool
 from tests.host.shim_kit import (
     PATIENCE,
     PYTHON,
+    SESSION,
     SHIM,
     Shim,
     frame,
@@ -23,6 +24,7 @@ from tests.host.shim_kit import (
     running,
     spec,
     wait_gone,
+    wait_marked,
     workplace,
 )
 
@@ -185,7 +187,7 @@ def test_resource_limits_hold() -> None:
 
 
 def test_prompt_and_secrets_are_in_no_file_and_no_argument_list() -> None:
-    secrets = {"API_TOKEN": "tok-6fd1", "PATH": "/bin:/usr/bin", "AMBIENT_SESSION_ID": "ses_shimtest"}
+    secrets = {"API_TOKEN": "tok-6fd1", "PATH": "/bin:/usr/bin", "AMBIENT_SESSION_ID": SESSION}
     with running(spec("sleep", "1000", stdin="prompt-9a7c", environment=secrets)) as shim:
         shim.wait_started()
         seen = Path(f"/proc/{shim.process.pid}/cmdline").read_bytes()
@@ -339,8 +341,7 @@ def test_asking_twice_for_the_end_is_harmless_and_may_hasten_it() -> None:
 def test_the_whole_tree_is_ended(command: str) -> None:
     with running(spec("sh", "-c", command)) as shim:
         shim.wait_output("ready")
-        handles = [os.pidfd_open(pid) for pid in marked()]
-        assert len(handles) >= 2
+        handles = [os.pidfd_open(pid) for pid in wait_marked(2)]
         with shim.dial() as caller:
             caller.ask(verb="end", grace=0.3)
         result = shim.wait()

@@ -12,9 +12,9 @@ from ambientd.host.runner import LocalRunner
 from ambientd.ports.runner import LaunchError, NeverStarted, RunLink, RunResult, RunSpec, SessionRunner
 from tests.fakes.log import ListLog
 from tests.fakes.runner import FakeRunner
-from tests.host.shim_kit import PYTHON, workplace
+from tests.host.shim_kit import PYTHON, fresh_id, workplace
 
-SESSION = "ses_contract"
+SESSION = fresh_id("contract")
 PATIENCE = 60.0
 # The same deeds in the fake's words and as programs.
 DEEDS = {
