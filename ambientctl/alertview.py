@@ -117,6 +117,15 @@ RULE_COLUMNS = (
         "HOLD", "holdSec", lambda item, _: duration(wire.whole(item, "holdSec")), right=True, only_wide=True
     ),
     Column(
+        "AGAIN",
+        "renotifySec",
+        lambda item, _: (
+            duration(wire.whole(item, "renotifySec")) if wire.whole(item, "renotifySec") else "never"
+        ),
+        right=True,
+        only_wide=True,
+    ),
+    Column(
         "COOLDOWN",
         "dedupCooldownSec",
         lambda item, _: duration(wire.whole(item, "dedupCooldownSec")),
@@ -151,6 +160,8 @@ def rule_lines(rule: Document, screen: Screen) -> Iterator[str]:
     yield f"Told      {clock_time(told, screen.now) if told else 'never'} (cooldown {cooldown})"
     if wire.whole(rule, "holdSec"):
         yield f"Hold      {duration(wire.whole(rule, 'holdSec'))}"
+    if wire.whole(rule, "renotifySec"):
+        yield f"Again     every {duration(wire.whole(rule, 'renotifySec'))} until acknowledged"
     if (more := note(state, screen.now)) != "-":
         yield f"Note      {more}"
 

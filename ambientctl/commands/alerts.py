@@ -214,6 +214,12 @@ def _rule_options(*, required: bool) -> Callable[[Function], Function]:
                 click.option(
                     "--hold", metavar="TIME", callback=_span, help="A breach must last so long first.  [0s]"
                 ),
+                click.option(
+                    "--renotify",
+                    metavar="TIME",
+                    callback=_span,
+                    help="Tell it again while it lasts and nobody has acknowledged it; 0s: never.  [0s]",
+                ),
                 click.option("--name", metavar="TEXT", help="What people call it."),
             )
         ):
@@ -235,6 +241,8 @@ def _body(wishes: dict[str, Any]) -> Document:
         "name": "name",
     }
     body = {there: wishes[here] for here, there in names.items() if wishes.get(here) is not None}
+    if wishes["renotify"] is not None:
+        body["renotifySec"] = wishes["renotify"] or None
     ids = {"agentId": wishes["agent"], "modelId": wishes["model"]}
     given = {key: value for key, value in ids.items() if value is not None}
     if given:

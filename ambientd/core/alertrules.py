@@ -14,7 +14,8 @@ from ambientd.wire.enums import AlertComparison, AlertMetric, AlertScopeType, Al
 from ambientd.wire.messages import ErrorDetail
 
 DEFAULT_COOLDOWN_SEC = 300
-SPAN_MAX_SEC = 7 * 86_400  # of a cooldown and of a hold time: the longest window
+SPAN_MAX_SEC = 7 * 86_400  # of a cooldown, a hold time and a reminder: the longest window
+RENOTIFY_MIN_SEC = 60
 NAME_MAX = 100
 ID_MAX = 256
 
@@ -47,7 +48,8 @@ class AlertScope(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class AlertRule(msgspec.Struct, frozen=True, kw_only=True):
-    """One rule. `cooldown_sec` keeps equal news quiet; `hold_sec` is how long a breach must last first."""
+    """One rule. `cooldown_sec` keeps equal news quiet; `hold_sec` is how long a breach must last first;
+    `renotify_sec` is after how long the same is told again, None for never."""
 
     rule_id: str
     name: str | None = None
@@ -60,6 +62,7 @@ class AlertRule(msgspec.Struct, frozen=True, kw_only=True):
     comparison: AlertComparison = AlertComparison.GTE
     cooldown_sec: int = DEFAULT_COOLDOWN_SEC
     hold_sec: int = 0
+    renotify_sec: int | None = None
     created_at: datetime
     updated_at: datetime
 
@@ -170,3 +173,9 @@ def _check_spans(rule: AlertRule) -> _Found:
         if not 0 <= value <= SPAN_MAX_SEC:
             expected = f"from 0 to {SPAN_MAX_SEC}"
             yield field, "range", f"must be {expected}", expected
+    again = rule.renotify_sec
+    if again is not None and not RENOTIFY_MIN_SEC <= again <= SPAN_MAX_SEC:
+        expected = f"from {RENOTIFY_MIN_SEC} to {SPAN_MAX_SEC}, or null for never"
+        yield "renotifySec", "range", f"must be {expected}", expected
+    elif again is not None and again < rule.cooldown_sec:
+        yield "renotifySec", "order", "must not be below dedupCooldownSec", ">= dedupCooldownSec"

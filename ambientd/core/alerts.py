@@ -4,9 +4,10 @@ Severity (`status`) and lifecycle are two things. Severity follows the measured 
 after the rule's hold time. The lifecycle says whether the alert speaks: `active`, `suppressed` (the cooldown
 of equal news, or a mute, keeps it quiet) or `resolved`.
 
-Told are exactly three things: that an alert became active, that it escalated, that it was resolved. A fall
-from critical to warning is silent. Equal news (the same fingerprint) is told once per cooldown: what comes
-back within it is told when the cooldown has passed, if it is still there. A drifting value changes the
+Told are exactly three things: that an alert became active, that it escalated, that it was resolved; and,
+where the rule wants it (`renotify_sec`), that it still lasts, unless somebody has acknowledged or muted it.
+A fall from critical to warning is silent. Equal news (the same fingerprint) is told once per cooldown: what
+comes back within it is told when the cooldown has passed, if it is still there. A drifting value changes the
 fingerprint and never tells anything by itself.
 
 No data is neither a breach nor a recovery: everything stays as it is. When a window has held nothing for as
@@ -256,9 +257,12 @@ def _breach(
     is_news = _RANK[severity] > _RANK[state.told]
     mark = fingerprint(rule, severity, state.last_value or 0.0)
     cooling, muted = _is_cooling(rule, state, now), is_muted(state, now)
-    if not is_news or muted or (cooling and mark == state.fingerprint):
+    if not is_news and not muted and not cooling and _is_due_again(rule, state, now):
+        reason = AlertReason.REMINDER
+    elif not is_news or muted or (cooling and mark == state.fingerprint):
         return _enter(state, _found(severity, quietly=cooling or muted), now)
-    reason = AlertReason.ACTIVE if state.told is OK else AlertReason.ESCALATED
+    else:
+        reason = AlertReason.ACTIVE if state.told is OK else AlertReason.ESCALATED
     state = msgspec.structs.replace(
         state,
         told=severity,
@@ -270,6 +274,14 @@ def _breach(
     )
     state, effects = _enter(state, _found(severity, quietly=False), now)
     return state, (*effects, Notify(reason, severity))
+
+
+def _is_due_again(rule: AlertRule, state: AlertState, now: datetime) -> bool:
+    """Whether the rule wants an alert that was told, and that nobody has seen, told once more."""
+    if rule.renotify_sec is None or state.acknowledged_at is not None or state.last_notified_at is None:
+        return False
+    since = now - state.last_notified_at
+    return since >= timedelta(seconds=rule.renotify_sec) or since < -SKEW
 
 
 def _found(severity: AlertStatus, *, quietly: bool) -> Event:

@@ -46,6 +46,7 @@ def rule_of(request: AlertRuleRequest, rule_id: str, at: datetime) -> AlertRule:
         comparison=request.comparison,
         cooldown_sec=request.dedup_cooldown_sec,
         hold_sec=request.hold_sec,
+        renotify_sec=request.renotify_sec,
         created_at=at,
         updated_at=at,
     )
@@ -64,6 +65,7 @@ def request_of(rule: AlertRule) -> AlertRuleRequest:
         enabled=rule.enabled,
         dedup_cooldown_sec=rule.cooldown_sec,
         hold_sec=rule.hold_sec,
+        renotify_sec=rule.renotify_sec,
         name=rule.name,
     )
 
@@ -108,6 +110,7 @@ def rule_view(rule: AlertRule, state: AlertState | None) -> AlertRuleView:
         created_at=rfc3339_ms(rule.created_at),
         updated_at=rfc3339_ms(rule.updated_at),
         hold_sec=rule.hold_sec,
+        renotify_sec=rule.renotify_sec,
         scope_ref=_scope_ref(rule.scope),
         name=rule.name,
         state=None if state is None else _state_view(state),

@@ -24,17 +24,17 @@ from ambientd.wire.enums import (
 
 _RULE_COLUMNS = (
     "rule_id, enabled, metric, scope_type, scope_ref, warn_threshold, critical_threshold, window, comparison,"
-    " dedup_cooldown_sec, created_at, updated_at, name, hold_sec"
+    " dedup_cooldown_sec, created_at, updated_at, name, hold_sec, renotify_sec"
 )
 _RULES = f"SELECT {_RULE_COLUMNS} FROM alert_rules"  # noqa: S608 - constants
 _PUT_RULE = (
-    f"INSERT INTO alert_rules ({_RULE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
+    f"INSERT INTO alert_rules ({_RULE_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
     " ON CONFLICT (rule_id) DO UPDATE SET enabled = excluded.enabled, metric = excluded.metric,"
     " scope_type = excluded.scope_type, scope_ref = excluded.scope_ref,"
     " warn_threshold = excluded.warn_threshold, critical_threshold = excluded.critical_threshold,"
     " window = excluded.window, comparison = excluded.comparison,"
     " dedup_cooldown_sec = excluded.dedup_cooldown_sec, updated_at = excluded.updated_at,"
-    " name = excluded.name, hold_sec = excluded.hold_sec"
+    " name = excluded.name, hold_sec = excluded.hold_sec, renotify_sec = excluded.renotify_sec"
 )
 _STATE_COLUMNS = (
     "rule_id, status, lifecycle_state, suppressed_until, last_value, last_evaluated_at, last_transition_at,"
@@ -104,6 +104,7 @@ class SqliteAlerts:
             rfc3339_ms(rule.updated_at),
             text(rule.name, "name"),
             rule.hold_sec,
+            rule.renotify_sec,
         )
         with constraints(f"alert rule {rule.rule_id}"):
             self._connection.execute(_PUT_RULE, row)
@@ -268,6 +269,7 @@ def _rule(row: tuple[Any, ...]) -> AlertRule:
         updated_at=datetime.fromisoformat(row[11]),
         name=row[12],
         hold_sec=row[13],
+        renotify_sec=row[14],
     )
 
 

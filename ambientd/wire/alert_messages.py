@@ -36,6 +36,7 @@ class AlertRuleRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=Tru
     enabled: bool = True
     dedup_cooldown_sec: int = 300
     hold_sec: int = 0
+    renotify_sec: int | None = None
     name: str | None = None
 
 
@@ -52,6 +53,7 @@ class AlertRulePatch(msgspec.Struct, rename="camel", forbid_unknown_fields=True)
     enabled: bool | msgspec.UnsetType = msgspec.UNSET
     dedup_cooldown_sec: int | msgspec.UnsetType = msgspec.UNSET
     hold_sec: int | msgspec.UnsetType = msgspec.UNSET
+    renotify_sec: int | msgspec.UnsetType | None = msgspec.UNSET
     name: str | msgspec.UnsetType | None = msgspec.UNSET
 
 
@@ -73,7 +75,8 @@ class AlertStateView(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class AlertRuleView(msgspec.Struct, rename="camel", omit_defaults=True):
-    """One rule; `state` is absent until it was evaluated for the first time."""
+    """One rule; `state` is absent until it was evaluated for the first time. Without `renotifySec` nothing is
+    told twice."""
 
     rule_id: str
     enabled: bool
@@ -87,6 +90,7 @@ class AlertRuleView(msgspec.Struct, rename="camel", omit_defaults=True):
     created_at: str
     updated_at: str
     hold_sec: int
+    renotify_sec: int | None = None
     scope_ref: AlertScopeRef | None = None
     name: str | None = None
     state: AlertStateView | None = None

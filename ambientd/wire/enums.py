@@ -142,11 +142,12 @@ class AlertLifecycle(StrEnum):
 
 
 class AlertReason(StrEnum):
-    """Why a notification was sent. `test` only comes from the test command."""
+    """Why a notification was sent: `reminder` where a rule asks for it, `test` by the test command."""
 
     ACTIVE = "active"
     ESCALATED = "escalated"
     RESOLVED = "resolved"
+    REMINDER = "reminder"
     TEST = "test"
 
 

@@ -28,7 +28,7 @@ CREATE TABLE alert_rules (
     updated_at TEXT NOT NULL
         CHECK (updated_at GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9]Z'),
     name TEXT,
-    hold_sec INTEGER NOT NULL DEFAULT 0 CHECK (hold_sec >= 0),
+    hold_sec INTEGER NOT NULL DEFAULT 0 CHECK (hold_sec >= 0), renotify_sec INTEGER CHECK (renotify_sec >= 60),
     CHECK (critical_threshold >= warn_threshold),
     CHECK ((scope_type = 'global') = (scope_ref IS NULL))
 ) STRICT;

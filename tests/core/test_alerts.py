@@ -64,6 +64,56 @@ class Run:
         return self.state.status, self.state.lifecycle
 
 
+# --- reminders
+
+
+def test_what_lasts_is_told_again_only_by_a_rule_that_wants_it_and_only_at_its_period() -> None:
+    run = Run(make_rule(renotify_sec=1800))
+    assert run.all(["warn"] * 61, after=60) == ["active", *([*[None] * 29, "reminder"] * 2)]
+    silent = Run()
+    assert silent.all(["warn"] * 61, after=60) == ["active", *[None] * 60]
+
+
+def test_an_escalation_and_an_end_are_told_as_ever_and_begin_the_period_anew() -> None:
+    run = Run(make_rule(renotify_sec=600))
+    assert run.all(["warn", "warn", "crit"], after=540) == ["active", None, "escalated"]
+    assert run.all(["crit", "crit", "ok", "ok"], after=540) == [None, "reminder", "resolved", None]
+    assert run.all(["ok"] * 20, after=540) == [None] * 20
+
+
+def test_after_a_silent_fall_the_reminder_says_the_severity_of_the_moment() -> None:
+    run = Run(make_rule(renotify_sec=600))
+    run.all(["crit", "warn"])
+    assert run.see("warn", after=600) == "reminder"
+    assert run.phase == (WARNING, ACTIVE)
+    assert run.see("crit") == "escalated"
+
+
+def test_who_has_acknowledged_or_muted_an_alert_is_not_reminded() -> None:
+    run = Run(make_rule(renotify_sec=600))
+    run.see("warn")
+    run.state = acknowledge(run.state, "uid:0", run.now) or run.state
+    assert run.all(["warn"] * 5, after=600) == [None] * 5
+    assert run.see("crit", after=600) == "escalated"
+    run.state = mute(run.state, run.now + timedelta(hours=1), run.now)
+    assert run.all(["crit"] * 5, after=600) == [None] * 5
+    assert run.see("crit", after=600) == "reminder"
+
+
+def test_nobody_is_reminded_while_there_is_no_data_or_after_the_end() -> None:
+    run = Run(make_rule(renotify_sec=600))
+    assert run.all(["warn", NO_DATA, NO_DATA], after=600) == ["active", None, None]
+    assert run.see("warn", after=600) == "reminder"
+    assert run.all(["ok", "ok", "ok"], after=600) == ["resolved", None, None]
+
+
+def test_a_reminder_is_not_lost_for_a_day_because_the_clock_was_set_back_a_day() -> None:
+    run = Run(make_rule(renotify_sec=600))
+    run.see("warn")
+    run.now -= timedelta(days=1)
+    assert run.see("warn") == "reminder"
+
+
 # --- the table
 
 
@@ -456,6 +506,7 @@ class AlertMachine(RuleBasedStateMachine):
         self.now += timedelta(seconds=round(pace))
         before = self.state
         muted = alerts.is_muted(before, self.now)
+        self.seen = before.acknowledged_at is not None
         self.state, effects = evaluate(
             self.rule, before, VALUES[value] if isinstance(value, str) else value, self.now
         )
@@ -477,6 +528,10 @@ class AlertMachine(RuleBasedStateMachine):
             self.heard = None
             return
         assert (effect.reason is AlertReason.ACTIVE) is (self.heard is None)
+        if effect.reason is AlertReason.REMINDER:
+            assert not self.seen
+            assert self.rule.renotify_sec is not None
+            assert self.now - max(self.last_told.values()) >= timedelta(seconds=self.rule.renotify_sec)
         mark = self.state.fingerprint or ""
         told_at = self.last_told.get("mark:" + mark)
         if mark == getattr(self, "latest_mark", None) and told_at is not None:
@@ -504,5 +559,15 @@ class AlertMachine(RuleBasedStateMachine):
         assert (self.state.told is OK) is (self.heard is None)
 
 
+class RemindingMachine(AlertMachine):
+    """The same with a rule that wants reminders."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rule = make_rule(renotify_sec=900)
+
+
+RemindingMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestRemindingMachine = RemindingMachine.TestCase
 AlertMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
 TestAlertMachine = AlertMachine.TestCase

@@ -73,7 +73,10 @@ def test_figures_have_their_unit(metric: str, value: float, text: str) -> None:
 
 def test_a_rule_and_the_request_that_makes_it_are_the_same() -> None:
     rule = make_rule(
-        scope=AlertScope(type=AlertScopeType.AGENT_MODEL, agent_id="a", model_id="m"), name="x", hold_sec=3
+        scope=AlertScope(type=AlertScopeType.AGENT_MODEL, agent_id="a", model_id="m"),
+        name="x",
+        hold_sec=3,
+        renotify_sec=900,
     )
     assert rule_of(request_of(rule), rule.rule_id, AT) == rule
     assert rule_of(request_of(make_rule()), "r-1", AT) == make_rule()

@@ -181,7 +181,18 @@ def test_every_option_of_a_rule_arrives(ctl: Ctl, alerts: FakeDaemon) -> None:
     alerts.script[routes.ALERT_RULES] = answers(rule(), 201)
     argv = "alerts rules add daily_cost_usd --warn 1 --critical 2 --window 7d --comparison gt --agent tony"
     found = ctl(
-        *argv.split(), "--model", "m", "--cooldown", "10m", "--hold", "90", "--name", "A b", "--disabled"
+        *argv.split(),
+        "--model",
+        "m",
+        "--cooldown",
+        "10m",
+        "--hold",
+        "90",
+        "--renotify",
+        "4h",
+        "--name",
+        "A b",
+        "--disabled",
     )
     assert found.code == 0
     assert body(alerts)[2] == {
@@ -194,6 +205,7 @@ def test_every_option_of_a_rule_arrives(ctl: Ctl, alerts: FakeDaemon) -> None:
         "comparison": "gt",
         "dedupCooldownSec": 600,
         "holdSec": 90,
+        "renotifySec": 14_400,
         "name": "A b",
         "enabled": False,
     }
@@ -203,6 +215,8 @@ def test_every_option_of_a_rule_arrives(ctl: Ctl, alerts: FakeDaemon) -> None:
     ("argv", "sent"),
     [
         (["--critical", "0.75", "--hold", "10m"], {"criticalThreshold": 0.75, "holdSec": 600}),
+        (["--renotify", "30m"], {"renotifySec": 1800}),
+        (["--renotify", "0s"], {"renotifySec": None}),
         (["--agent", "tony"], {"scopeType": "agent", "scopeRef": {"agentId": "tony"}}),
         (["--model", "m"], {"scopeType": "model", "scopeRef": {"modelId": "m"}}),
         (["--global"], {"scopeType": "global", "scopeRef": None}),

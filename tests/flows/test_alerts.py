@@ -115,6 +115,33 @@ async def test_a_patch_changes_what_it_names(autojump_clock: Clock, tmp_path: Pa
         assert changed.scope_ref is None
 
 
+async def test_a_rule_that_wants_reminders_gets_them_until_somebody_acknowledges(
+    autojump_clock: Clock, tmp_path: Path
+) -> None:
+    async with alerting(tmp_path) as rig:
+        rig.gauges[AlertMetric.OUTBOX_DEPTH] = lambda: 7.0
+        rule = await rig.add(metric="outbox_depth", warnThreshold=5, criticalThreshold=50, renotifySec=900)
+        assert rule.renotify_sec == 900
+        told = []
+        for _ in range(10):  # a sweep every five minutes
+            told.append((await rig.sweep()).told)
+            await trio.sleep(300)
+        assert told == [1, 0, 0, 1, 0, 0, 1, 0, 0, 1]
+        taken(await flow.acknowledge_alert(rig.alerting, rule.rule_id, "uid:0"))
+        for _ in range(10):
+            assert (await rig.sweep()).told == 0
+            await trio.sleep(300)
+        never = taken(await flow.change_rule(rig.alerting, rule.rule_id, patch(renotifySec=None), "uid:0"))
+        assert never.renotify_sec is None
+        assert sql(tmp_path, "SELECT renotify_sec FROM alert_rules") == [(None,)]
+        assert sql(tmp_path, "SELECT json_extract(payload_json, '$.reason') FROM alert_notifications") == [
+            ("active",),
+            ("reminder",),
+            ("reminder",),
+            ("reminder",),
+        ]
+
+
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [

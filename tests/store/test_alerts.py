@@ -64,6 +64,7 @@ FULL = make_rule(
     comparison=AlertComparison.GT,
     cooldown_sec=7,
     hold_sec=9,
+    renotify_sec=3600,
     updated_at=AT + HOUR,
 )
 
