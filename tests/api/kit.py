@@ -127,7 +127,11 @@ async def served(folder: Path, *, started: bool = True) -> AsyncIterator[Api]:
         yield Api(rig)
 
 
-ISO = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+PATTERNS = {
+    "iso": re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"),
+    "date": re.compile(r"\d{4}-\d\d-\d\d"),
+    "uuid": re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
+}
 
 
 def fits(value: Any, shape: Any) -> list[str]:
@@ -136,6 +140,9 @@ def fits(value: Any, shape: Any) -> list[str]:
         assert isinstance(value, dict), value
         found = []
         for name, inner in shape.items():
+            if name == "*":
+                found += [f"{key}.{problem}" for key in value for problem in fits(value[key], inner)]
+                continue
             key = name.removesuffix("?")
             if key in value:
                 found += [f"{key}.{problem}" for problem in fits(value[key], inner)]
@@ -154,8 +161,8 @@ def _is(value: Any, word: str) -> bool:
         return isinstance(value, kinds[word]) and not isinstance(value, bool)
     if word == "bool":
         return isinstance(value, bool)
-    if word == "iso":
-        return isinstance(value, str) and ISO.fullmatch(value) is not None
+    if word in PATTERNS:
+        return isinstance(value, str) and PATTERNS[word].fullmatch(value) is not None
     if word == "iso or null":
         return value is None or _is(value, "iso")
     return value in word.split("|")

@@ -13,8 +13,9 @@ from ambientd.core.records import NewEvent, NewSession, UsageRecord
 from ambientd.ports.store import Transaction
 from ambientd.store.migrate import default_folder, known_migrations, migrate
 from ambientd.store.recover import open_database
-from ambientd.store.search import register
+from ambientd.store.search import index_noted, register
 from ambientd.store.sqlite import SqliteStore
+from ambientd.store.unit import SqliteTransaction
 from ambientd.wire.enums import EventType, SessionStatus
 
 AT = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -96,3 +97,45 @@ def sql_of(path: Path, sql: str) -> list[Any]:
         return connection.execute(sql).fetchall()
     finally:
         connection.close()
+
+
+OLD_ROWS = """
+INSERT INTO session_ledger (session_id, agent_id, agent_label, model_id, task_title, status, started_at,
+    ended_at, runtime_ms, ingested_at)
+VALUES
+    ('old-1', 'a', 'A', 'm', 'Refactor the gate', 'success', '2026-11-19T23:59:59.999Z',
+        '2026-11-20T00:00:09.999Z', 10000, '2026-11-20T00:01:00.000Z'),
+    ('old-2', 'b', 'B', 'm', NULL, 'failed', '2026-11-20T10:00:00.000Z',
+        '2026-11-20T10:00:05.000Z', 5000, '2026-11-20T10:01:00.000Z');
+INSERT INTO session_events (event_id, session_id, seq, event_type, event_ts, payload_json)
+VALUES
+    ('old-1:1', 'old-1', 1, 'message', '2026-11-20T00:00:00.250Z', '{"text":"one"}'),
+    ('own-id', 'old-1', 2, 'error', '2026-11-20T00:00:01.000Z', '{"text":"two"}');
+INSERT INTO session_usage (session_id, prompt_tokens, total_tokens, runtime_ms, cost_usd, cost_confidence,
+    pricing_version, cost_source, computed_at, token_source)
+VALUES
+    ('old-1', 4, 10, 10000, 0.25, 'exact', 'provider_native', 'provider_reported',
+        '2026-11-20T00:01:00.000Z', 'provider_reported');
+INSERT INTO audit_records VALUES (1, 'k', '2026-11-20T00:01:00.000Z', 'a', 's', '{}',
+    '0000000000000000000000000000000000000000000000000000000000000000',
+    '1111111111111111111111111111111111111111111111111111111111111111');
+"""
+
+
+def of_version(path: Path, version: int) -> None:
+    """A database as the program of that schema version left it: two sessions, and all that hangs on one.
+
+    Migrations never change once they are applied (their checksums are kept), so the first of them are that
+    schema.
+    """
+    known = known_migrations(default_folder())[:version]
+    connection = open_database(path, clock=StillClock(), busy_timeout=1, newest=version)
+    migrate(connection, known, StillClock())
+    register(connection)
+    connection.execute(OLD_ROWS)
+    if version >= 2:  # before that, there were no sums
+        for session_id in ("old-1", "old-2"):
+            SqliteTransaction(connection, AT).usage.account(session_id)
+    if version >= 3:  # before that, triggers indexed the words at once
+        index_noted(connection)
+    connection.close()
