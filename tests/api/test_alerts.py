@@ -39,36 +39,9 @@ BODY: dict[str, Any] = {
     "window": "1h",
     "comparison": "gte",
 }
-# As recorded from the public build: every key is there with this type.
-RULE_SHAPE = {
-    "ruleId": "str",
-    "enabled": "bool",
-    "metric": "daily_cost_usd|runtime_p95_ms|failure_rate",
-    "scopeType": "global|agent|model|agent_model",
-    "scopeRef?": {"agentId?": "str", "modelId?": "str"},
-    "warnThreshold": "num",
-    "criticalThreshold": "num",
-    "window": "5m|1h|24h|7d",
-    "comparison": "gt|gte",
-    "dedupCooldownSec": "int",
-    "createdAt": "iso",
-    "updatedAt": "iso",
-}
-ACTIVE_SHAPE = {
-    "rows": [
-        {
-            "ruleId": "str",
-            "metric": "str",
-            "scope": "object",
-            "value": "num",
-            "warnThreshold": "num",
-            "criticalThreshold": "num",
-            "status": "warning|critical|resolved",
-            "triggeredAt": "iso",
-            "deduped": "bool",
-        }
-    ]
-}
+SHAPES = json.loads((Path(__file__).parents[1] / "data" / "v3_shapes.json").read_text())
+RULE_SHAPE = SHAPES["GET /api/v3/alerts/rules"]["rows"][0]
+ACTIVE_SHAPE = SHAPES["GET /api/v3/alerts/active"]
 
 
 class Api:
@@ -233,6 +206,18 @@ async def test_a_bad_patch_changes_nothing(
         status, answer = await api.ask("PATCH", one, body)
         assert (status, details(answer)) == (400, found)
         assert await api.ask("GET", one) == before
+
+
+@pytest.mark.parametrize("body", [b'{"warnThreshold":', b" ", b"[]", b'"x"', b"\xff"])
+async def test_what_is_no_document_is_refused_in_the_one_shape(
+    autojump_clock: Clock, tmp_path: Path, body: bytes
+) -> None:
+    async with serving(tmp_path) as api:
+        one = f"{RULES}/{await api.add()}"
+        for method, path in (("POST", RULES), ("PATCH", one)):
+            status, answer = await api.ask(method, path, body)
+            assert (status, answer["error"]["code"]) == (400, "VALIDATION_ERROR"), (method, answer)
+            assert set(answer["error"]) == {"code", "message", "details", "requestId"}
 
 
 async def test_what_is_unknown_is_404(autojump_clock: Clock, tmp_path: Path) -> None:

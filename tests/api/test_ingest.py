@@ -168,6 +168,27 @@ async def test_a_cost_is_estimated_by_the_table_in_force_and_keeps_its_version(t
         assert (shown["costSource"], shown["tokenSource"]) == ("derived", "derived")
 
 
+async def test_no_fixture_leaves_a_cost_without_its_origin(tmp_path: Path) -> None:
+    costs = []
+    for number, path in enumerate(sorted(DATA.glob("*/*.json"))):
+        (tmp_path / str(number)).mkdir()
+        async with ingesting(tmp_path / str(number)) as ingest:
+            await ingest.take(json.loads(path.read_text())["envelope"])
+            costs += ingest.sql(
+                "SELECT cost_usd, pricing_version, cost_source, cost_confidence, cost_confidence_level"
+                " FROM session_usage"
+            )
+    assert len([cost for cost in costs if cost[0] is not None]) >= 4
+    for cost, version, source, confidence, level in costs:
+        if cost is None:
+            assert (version, source, confidence, level) == (None, "unknown", "unknown", "unknown")
+        else:
+            assert version
+            reported = source == "provider_reported"
+            assert (version == "provider_native", confidence == "exact") == (reported, reported)
+            assert level != "unknown"
+
+
 # --- once
 
 

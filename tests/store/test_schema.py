@@ -457,6 +457,33 @@ def test_impossible_alert_rules_are_refused_by_the_schema(
         insert(outside, "alert_rules", rule | change)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rule_id": "nobody"},
+        {"status": "loud"},
+        {"lifecycle_state": "snoozed"},
+        {"lifecycle_state": "resolved"},
+        {"status": "ok"},
+        {"suppressed_until": "tomorrow"},
+        {"told": "resolved"},
+    ],
+)
+def test_impossible_states_of_an_alert_are_refused_by_the_schema(
+    outside: sqlite3.Connection, change: dict[str, Any]
+) -> None:
+    rule = {"rule_id": "r", "metric": "failure_rate", "scope_type": "global", "window": "24h"}
+    limits = {"warn_threshold": 0.1, "critical_threshold": 0.2, "comparison": "gte"}
+    insert(outside, "alert_rules", rule | limits | {"created_at": T, "updated_at": T})
+    state = {"rule_id": "r", "status": "warning", "lifecycle_state": "suppressed", "suppressed_until": T}
+    insert(outside, "alert_state", state)
+    outside.execute("DELETE FROM alert_state")
+    insert(outside, "alert_state", state | {"lifecycle_state": "active", "suppressed_until": None})
+    outside.execute("DELETE FROM alert_state")
+    with pytest.raises(sqlite3.IntegrityError):
+        insert(outside, "alert_state", state | change)
+
+
 def test_an_estimated_cost_without_its_price_table_is_refused_also_through_the_view(
     outside: sqlite3.Connection,
 ) -> None:
