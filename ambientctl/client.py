@@ -135,6 +135,14 @@ def quote(text: str) -> str:
     return "".join(chr(byte) if byte in _UNRESERVED else f"%{byte:02X}" for byte in data)
 
 
+def segment(fragment: str) -> str:
+    """An id, or a part of one, as a segment of a path. Raises CommandError for an empty one, which would name
+    the list and not a thing in it: a script's variable that was never set."""
+    if not fragment:
+        raise CommandError(exits.NOT_FOUND, "Error: the ID is empty.")
+    return quote(fragment)
+
+
 # --- reading documents: what is absent or of another type reads as empty, so that nothing here can trip
 
 

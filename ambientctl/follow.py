@@ -37,7 +37,7 @@ def events_page(client: Client, session_id: str, after: int, wait: float) -> Pag
     """The events after a sequence number; holds on up to `wait` seconds for the first one."""
     seconds = max(0, min(int(wait), routes.LONG_POLL_MAX_SEC))
     query = {"after": str(after), "limit": str(PAGE_EVENTS), "wait": str(seconds)}
-    document = client.get(f"{routes.LEDGER}/{wire.quote(session_id)}/events", query, wait=seconds)
+    document = client.get(f"{routes.LEDGER}/{wire.segment(session_id)}/events", query, wait=seconds)
     found = Page(
         wire.text(document, "sessionId"),
         wire.text(document, "status"),

@@ -67,7 +67,7 @@ def _list(options: Options) -> None:
 
 
 def _path(fragment: str) -> str:
-    return f"{routes.ALERT_RULES}/{wire.quote(fragment)}"
+    return f"{routes.ALERT_RULES}/{wire.segment(fragment)}"
 
 
 def _show(options: Options, rule: Document, done: str = "") -> None:
@@ -94,7 +94,7 @@ def show(options: Options, alert: str) -> None:
 @click.pass_obj
 def ack(options: Options, alert: str) -> None:
     """Note that you have seen an active alert. It stays active, and tells when it gets worse or ends."""
-    rule = Client(options).post(f"{routes.ALERTS}/{wire.quote(alert)}/ack", {})
+    rule = Client(options).post(f"{routes.ALERTS}/{wire.segment(alert)}/ack", {})
     who = inert(wire.text(wire.part(rule, "state"), "acknowledgedBy"))
     _show(options, rule, f"Alert {short_rule_id(rule)} acknowledged by {who}.")
 
@@ -115,7 +115,7 @@ def ack(options: Options, alert: str) -> None:
 @click.pass_obj
 def mute(options: Options, alert: str, *, seconds: int) -> None:
     """Hear nothing of an alert for a time. What is still news then is told afterwards."""
-    rule = Client(options).post(f"{routes.ALERTS}/{wire.quote(alert)}/mute", {"forSec": seconds})
+    rule = Client(options).post(f"{routes.ALERTS}/{wire.segment(alert)}/mute", {"forSec": seconds})
     until = wire.text(wire.part(rule, "state"), "mutedUntil")
     told = f"muted until {until}" if until else "not muted any more"
     _show(options, rule, f"Alert {short_rule_id(rule)} {inert(told)}.")
@@ -179,50 +179,50 @@ def _words(kind: type[Any]) -> click.Choice[str]:
 
 
 def _rule_options(*, required: bool) -> Callable[[Function], Function]:
-    """The options that make or change a rule."""
+    """The options that make a rule (with their defaults), or change one."""
+
+    def shown(default: str) -> str:
+        return f"  [{default}]" if required else ""
+
+    given = (
+        click.option("--warn", type=float, required=required, metavar="N", help="Warns from this value on."),
+        click.option(
+            "--critical", type=float, required=required, metavar="N", help="Critical from this value on."
+        ),
+        click.option(
+            "--window", type=_words(AlertWindow), metavar="W", help=f"5m, 1h, 24h or 7d.{shown('24h')}"
+        ),
+        click.option(
+            "--comparison",
+            type=_words(AlertComparison),
+            metavar="C",
+            help=f"gte: at the value; gt: past it.{shown('gte')}",
+        ),
+        click.option("--agent", metavar="ID", help="Only sessions of this agent."),
+        click.option("--model", metavar="ID", help="Only sessions with this model."),
+        click.option(
+            "--cooldown",
+            metavar="TIME",
+            callback=_span,
+            help=f"Equal news is told once in this time.{shown('5m')}",
+        ),
+        click.option(
+            "--hold",
+            metavar="TIME",
+            callback=_span,
+            help=f"A breach must last so long first.{shown('0s')}",
+        ),
+        click.option(
+            "--renotify",
+            metavar="TIME",
+            callback=_span,
+            help=f"Tell it again while it lasts and nobody has acknowledged it; 0s: never.{shown('0s')}",
+        ),
+        click.option("--name", metavar="TEXT", help="What people call it."),
+    )
 
     def decorate(function: Function) -> Function:
-        for option in reversed(
-            (
-                click.option(
-                    "--warn", type=float, required=required, metavar="N", help="Warns from this value on."
-                ),
-                click.option(
-                    "--critical",
-                    type=float,
-                    required=required,
-                    metavar="N",
-                    help="Critical from this value on.",
-                ),
-                click.option(
-                    "--window", type=_words(AlertWindow), metavar="W", help="5m, 1h, 24h or 7d.  [24h]"
-                ),
-                click.option(
-                    "--comparison",
-                    type=_words(AlertComparison),
-                    metavar="C",
-                    help="gte: at the value; gt: past it.  [gte]",
-                ),
-                click.option("--agent", metavar="ID", help="Only sessions of this agent."),
-                click.option("--model", metavar="ID", help="Only sessions with this model."),
-                click.option(
-                    "--cooldown",
-                    metavar="TIME",
-                    callback=_span,
-                    help="Equal news is told once in this time.  [5m]",
-                ),
-                click.option(
-                    "--hold", metavar="TIME", callback=_span, help="A breach must last so long first.  [0s]"
-                ),
-                click.option(
-                    "--renotify",
-                    metavar="TIME",
-                    callback=_span,
-                    help="Tell it again while it lasts and nobody has acknowledged it; 0s: never.  [0s]",
-                ),
-                click.option("--name", metavar="TEXT", help="What people call it."),
-            )
-        ):
+        for option in reversed(given):
             function = option(function)
         return function
 

@@ -68,11 +68,11 @@ class _Lines(Sink):
 def export(options: Options, /, *, file: str, form: str | None, force: bool, **wishes: Wishes) -> int:
     """Writes all sessions that match to FILE, or to standard output without one, or with -.
 
-    The format follows the end of FILE unless --format says it. Text that a spreadsheet would take for a
-    formula gets an apostrophe in front in CSV; NDJSON has everything as it is. FILE appears only when it is
-    complete.
+    The format follows the end of FILE unless --format, or -o jsonl, says it. Text that a spreadsheet would
+    take for a formula gets an apostrophe in front in CSV; NDJSON has everything as it is. FILE appears only
+    when it is complete.
     """
-    chosen = form or ("ndjson" if file.endswith((".ndjson", ".jsonl")) else "csv")
+    chosen = form or _form(options.output, file)
     query = ledger_query(wishes) | {"sort": str(wishes["sort"]), "format": chosen}
     client, progress = Client(options), Progress("export")
     if file == "-":
@@ -86,6 +86,13 @@ def export(options: Options, /, *, file: str, form: str | None, force: bool, **w
     rows = _rows(lines, chosen)
     click.echo(f"Wrote {inert(file)}{rows}, {size(lines.bytes)}.", err=True)
     return exits.DONE
+
+
+def _form(output: str, file: str) -> str:
+    """The format that -o, or else the end of the name, asks for."""
+    if output in ("json", "tsv"):
+        raise click.UsageError(f"An export is csv or ndjson, not {output}; say --format.")
+    return "ndjson" if output == "jsonl" or file.endswith((".ndjson", ".jsonl")) else "csv"
 
 
 def _to_file(client: Client, query: Document, file: str, progress: Progress, *, replace: bool) -> _Lines:

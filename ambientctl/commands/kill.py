@@ -72,7 +72,7 @@ def kill(options: Options, session: str, *, is_sure: bool, no_wait: bool) -> int
 
 def _asked(client: Client, screen: Screen, fragment: str) -> str:
     """The whole id of the session that is meant and may be ended; empty when the answer was no."""
-    document = client.get(f"{routes.LEDGER}/{wire.quote(fragment)}")
+    document = client.get(f"{routes.LEDGER}/{wire.segment(fragment)}")
     row = wire.part(document, "ledger")
     session_id, status = wire.text(row, "sessionId"), wire.text(row, "status")
     if not session_id:

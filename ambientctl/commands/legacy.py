@@ -109,7 +109,7 @@ def import_(options: Options, *, paths: tuple[str, ...], dry_run: bool, report: 
     """Imports sessions, events and usage of the earlier generation's JSON store, by the running node.
 
     PATH is a file, or a folder that holds one. The files are only read. Broken rows are listed and the
-    rest is imported (exit 1). Doing it again writes nothing; so does finishing what was interrupted twice.
+    rest is imported (exit 1). Doing it again, also after an interruption, writes nothing twice.
     """
     sources = [read_source(path) for path in find_files(paths)]
     tally, client, progress = Tally(), Client(options), Progress("import")
@@ -213,9 +213,8 @@ def _print(options: Options, document: Document, tally: Tally) -> None:
     for name, what in IGNORED.items():
         rows = sum(source["rows"].get(name, 0) for source in document["files"])
         if rows:
-            click.echo(
-                f"Note: {count(rows)} {what} were not imported; see ambientctl alerts rules.", err=True
-            )
+            were = f"{what} were" if rows != 1 else f"{what.removesuffix('s')} was"
+            click.echo(f"Note: {count(rows)} {were} not imported; see ambientctl alerts rules.", err=True)
     if document["dryRun"]:
         click.echo("Nothing was changed.", err=True)
 

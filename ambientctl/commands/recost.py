@@ -30,7 +30,7 @@ def _when(context: click.Context, parameter: click.Parameter, value: str | None)
 @click.command(
     "recost",
     cls=Verb,
-    example="ambientctl ledger recost --dry-run\nambientctl ledger recost --version 2026-11 --since 30d",
+    example="ambientctl ledger recost --dry-run\nambientctl ledger recost --table 2026-11 --since 30d",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would change.")
 @click.option("--table", metavar="NAME", help="The price table; pricing.current when left out.")

@@ -168,7 +168,7 @@ def _footer(shown: int, extra: Document, *, is_filtered: bool, is_wide: bool) ->
 @click.pass_obj
 def show(options: Options, session: str) -> None:
     """One session: what it was asked, how it went, what it cost. ID may be any unique part at either end."""
-    document = Client(options).get(f"{routes.LEDGER}/{wire.quote(session)}")
+    document = Client(options).get(f"{routes.LEDGER}/{wire.segment(session)}")
     if emit_document(options, {"schema": routes.SCHEMA_SESSION, "generatedAt": stamp(), **document}):
         return
     screen = screen_of(options)

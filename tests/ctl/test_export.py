@@ -141,3 +141,15 @@ def test_an_order_alone_is_no_filter(ctl: Ctl, daemon: FakeDaemon) -> None:
     assert "No sessions yet" in ctl("sessions", "--sort", "cost").err
     assert "No session matches" in ctl("sessions", "--agent", "x").err
     assert ctl("sessions", "--sort", "price").code == 2
+
+
+def test_the_format_may_be_said_as_everywhere_and_what_cannot_be_is_refused(
+    ctl: Ctl, exporting: FakeDaemon
+) -> None:
+    assert ctl("ledger", "export", "-o", "jsonl").code == 0
+    assert [seen.query["format"] for seen in exporting.seen] == ["ndjson"]
+    for output in ("json", "tsv"):
+        found = ctl("ledger", "export", "-o", output)
+        assert (found.code, found.out) == (2, "")
+        assert "--format" in found.err
+    assert len(exporting.seen) == 1

@@ -1,4 +1,5 @@
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,27 @@ def test_every_verb_has_help_with_an_example_on_80_columns(ctl: Ctl, path: tuple
         assert (found.code, found.err) == (0, "")
         assert "Example:\n  ambientctl " in found.out
         assert all(len(line) <= 80 for line in found.out.splitlines())
+
+
+@pytest.mark.parametrize("path", PATHS, ids=" ".join)
+def test_every_example_is_understood(ctl: Ctl, path: tuple[str, ...]) -> None:
+    examples = ctl(*path, "--help").out.partition("Example:\n")[2].splitlines()
+    assert examples
+    for line in examples:
+        words = shlex.split(line.partition("| ambientctl ")[2] or line.partition("ambientctl ")[2])
+        words = words[: words.index("|")] if "|" in words else words
+        context = click.Context(root, obj=Options())
+        command: click.Command = root
+        while isinstance(command, click.Group) and words:
+            found = command.get_command(context, words[0])
+            if found is None:
+                break
+            command, words = found, words[1:]
+        if command.context_settings.get("ignore_unknown_options"):
+            continue  # handed over word by word
+        assert "--version" not in words, line
+        parser = command.make_parser(click.Context(command, parent=context, obj=Options()))
+        parser.parse_args(list(words))
 
 
 def test_exactly_the_verbs_of_this_stage_are_shown(ctl: Ctl) -> None:

@@ -110,7 +110,7 @@ def test_a_table_of_what_became_of_the_rows(ctl: Ctl, daemon: FakeDaemon) -> Non
         ["session_events", "7", "4", "3", "0"],
         ["session_usage", "5", "5", "0", "0"],
     ]
-    assert "1 rules were not imported" in found.err
+    assert "1 rule was not imported" in found.err
     assert len(daemon.seen) == 1
 
 

@@ -235,3 +235,21 @@ def test_a_refusal_without_an_envelope_is_still_a_sentence(body: bytes) -> None:
     failure = trouble.refusal(Answer(502, {}, body))
     assert failure.exit == exits.FAILED
     assert "status 502" in failure.lines[0]
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["sessions", "show", ""],
+        ["sessions", "events", ""],
+        ["alerts", "show", ""],
+        ["alerts", "ack", ""],
+        ["alerts", "mute", ""],
+        ["alerts", "rules", "remove", "", "--yes"],
+    ],
+)
+def test_an_empty_id_names_nothing_and_asks_nobody(ctl: Ctl, daemon: FakeDaemon, argv: list[str]) -> None:
+    found = ctl(*argv)
+    assert (found.code, found.out) == (5, "")
+    assert "the ID is empty" in found.err
+    assert daemon.seen == []
