@@ -21,13 +21,24 @@ from ambientd.core.timefmt import rfc3339_ms
 from ambientd.store.events import Events
 from ambientd.store.faults import constraints, text, whole
 from ambientd.store.keys import Keys
+from ambientd.store.ledgerplan import Filter, counted, counted_between, kind_filters, led, newest_of_each
 from ambientd.store.ledgersort import behind, order_of
-from ambientd.store.search import SUFFIX_INDEXED, SUFFIX_SQL, Binding, suffix_bindings, text_condition
+from ambientd.store.search import (
+    SUFFIX_INDEXED,
+    SUFFIX_SQL,
+    Binding,
+    TextCondition,
+    suffix_bindings,
+    text_condition,
+)
 from ambientd.store.textpage import END, text_page
 from ambientd.wire.enums import TERMINAL, CostConfidence, LedgerSort, SessionStatus
 
 EXACT_TOTAL_MAX = 10_000
 PAGE_MAX = 1_000
+
+Bound = str | int | float
+Asked = tuple[str, Sequence[Bound]]  # a condition and its bindings
 
 _COLUMNS = (
     "l.session_id, l.run_id, l.agent_id, l.agent_label, l.model_id, l.task_title, l.task_text,"
@@ -133,17 +144,56 @@ class SqliteLedger:
             found = self._text_page(query.text, limit, query.after)
             if found is not None:
                 return found
-        conditions, bindings, scans = self._filters(query)
-        total = self._total(conditions, bindings)
+        filters = kind_filters(query)
+        looked = self._text(query)
+        asked = [*_spans(query), *([] if looked is None else [(looked.sql, looked.bindings)])]
+        plain = self._led(filters)
+        total = self._known_total(query, filters, asked)
+        if total is None:
+            total = self._total(*_joined(plain, asked))
+        if total == 0:
+            return LedgerSlice(rows=(), total=0, total_is_lower_bound=self._is_part(looked), more=False)
+        leading = self._newest_of_each(query, filters, limit) if looked is None else None
+        conditions, bindings = _joined(plain if leading is None else [leading], asked)
         place, placed = behind(query)
         sql = f"{_SELECT}{_where([*conditions, *place])}{order_of(query.sort)} LIMIT ? OFFSET ?"
         rows = _records(self._connection.execute(sql, (*bindings, *placed, limit + 1, max(query.offset, 0))))
         return LedgerSlice(
             rows=tuple(rows[:limit]),
             total=min(total, EXACT_TOTAL_MAX),
-            total_is_lower_bound=total > EXACT_TOTAL_MAX or (scans and self.count() > EXACT_TOTAL_MAX),
+            total_is_lower_bound=total > EXACT_TOTAL_MAX or self._is_part(looked),
             more=len(rows) > limit,
         )
+
+    def _known_total(
+        self, query: LedgerQuery, filters: Sequence[Filter], asked: Sequence[Asked]
+    ) -> int | None:
+        """How many sessions a query has, where kept numbers tell it."""
+        if not asked:
+            return counted(self._connection, filters)
+        if filters or query.text is not None:
+            return None
+        since = "" if query.since is None else _boundary(query.since)
+        until = "~" if query.until is None else _boundary(query.until)
+        return counted_between(self._connection, since, until, EXACT_TOTAL_MAX + 1)
+
+    def _is_part(self, found: TextCondition | None) -> bool:
+        """Whether a text was looked for in the newest sessions only."""
+        return found is not None and found.scans and self.count() > EXACT_TOTAL_MAX
+
+    def _led(self, filters: Sequence[Filter]) -> list[Asked]:
+        conditions = led(self._connection, filters)
+        return [(sql, one.bindings) for sql, one in zip(conditions, filters, strict=True)]
+
+    def _newest_of_each(self, query: LedgerQuery, filters: Sequence[Filter], limit: int) -> Asked | None:
+        """Several statuses alone, newest first: each in the order of its index."""
+        statuses = filters[0].bindings if len(filters) == 1 and filters[0].column == "status" else ()
+        if len(statuses) < 2 or query.sort is not LedgerSort.NEWEST or query.offset:
+            return None
+        place, placed = behind(query)
+        conditions, bindings = _joined([(sql, placed) for sql in place], _spans(query))
+        each = [value for status in statuses for value in (status, *bindings, limit + 1)]
+        return newest_of_each(statuses, " AND ".join(conditions)), tuple(each)
 
     def _text_page(self, words: str, limit: int, after: tuple[datetime, str] | None) -> LedgerSlice | None:
         """The page of a common word; None when the plain query is better."""
@@ -162,48 +212,25 @@ class SqliteLedger:
             more=len(rows) > limit,
         )
 
-    def _filters(self, query: LedgerQuery) -> tuple[list[str], list[Binding], bool]:
-        conditions: list[str] = []
-        bindings: list[Binding] = []
-        for column, value in (
-            ("agent_id", query.agent_id),
-            ("model_id", query.model_id),
-            ("task_category", query.category),
-        ):
-            if value == "" and column == "task_category":
-                conditions.append("coalesce(l.task_category, '') = ''")
-            elif value is not None:
-                conditions.append(f"l.{column} = ?")
-                bindings.append(_need_text(value))
-        if query.statuses:
-            # Several common statuses by their index would be sorted whole; "+" keeps to the index by time.
-            plain = "+" if len(query.statuses) > 1 and query.statuses & TERMINAL else ""
-            conditions.append(f"{plain}l.status IN ({', '.join('?' * len(query.statuses))})")
-            bindings += sorted(status.value for status in query.statuses)
-        for comparison, at in ((">=", query.since), ("<", query.until)):
-            if at is not None:
-                conditions.append(f"l.started_at {comparison} ?")
-                bindings.append(_boundary(at))
-        scans = False
-        if query.text is not None and query.text.strip():
-            condition = text_condition(self._connection, query.text)
-            conditions.append(condition.sql)
-            bindings += condition.bindings
-            scans = condition.scans
-        return conditions, bindings, scans
+    def _text(self, query: LedgerQuery) -> TextCondition | None:
+        if query.text is None or not query.text.strip():
+            return None
+        return text_condition(self._connection, query.text)
 
-    def _total(self, conditions: Sequence[str], bindings: Sequence[Binding]) -> int:
-        counted = f"SELECT 1 FROM session_ledger AS l{_where(conditions)} LIMIT {EXACT_TOTAL_MAX + 1}"  # noqa: S608 - constant conditions
-        sql = f"SELECT count(*) FROM ({counted})"  # noqa: S608 - constants
+    def _total(self, conditions: Sequence[str], bindings: Sequence[Bound]) -> int:
+        some = f"SELECT 1 FROM session_ledger AS l{_where(conditions)} LIMIT {EXACT_TOTAL_MAX + 1}"  # noqa: S608 - constant conditions
+        sql = f"SELECT count(*) FROM ({some})"  # noqa: S608 - constants
         return int(self._connection.execute(sql, tuple(bindings)).get)
 
     def handles(self, query: LedgerQuery) -> Sequence[int]:
         """Keys of all sessions of a query, in its order; eight bytes each."""
-        conditions, bindings, _ = self._filters(query)
+        found = self._text(query)
+        asked = [*_spans(query), *([] if found is None else [(found.sql, found.bindings)])]
+        conditions, bindings = _joined(self._led(kind_filters(query)), asked)
         sql = f"SELECT l.session_key{_FROM}{_where(conditions)}{order_of(query.sort)}"
         if query.sort is LedgerSort.NEWEST:
             sql = sql.replace(_FROM, " FROM session_ledger AS l")
-        return array("q", (key for (key,) in self._connection.execute(sql, tuple(bindings))))
+        return array("q", (key for (key,) in self._connection.execute(sql, bindings)))
 
     def by_handles(self, handles: Sequence[int]) -> list[SessionRecord]:
         """These sessions in this order, without those that are gone."""
@@ -266,6 +293,9 @@ class SqliteLedger:
 
     def count(self) -> int:
         """How many sessions the ledger holds."""
+        found = counted(self._connection, ())
+        if found is not None:
+            return found
         return int(self._connection.execute("SELECT count(*) FROM session_ledger").get)
 
 
@@ -275,13 +305,23 @@ def _only_text(query: LedgerQuery) -> bool:
     return plain and all(value is None for value in others)
 
 
+def _spans(query: LedgerQuery) -> list[Asked]:
+    bounds = ((">=", query.since), ("<", query.until))
+    return [(f"l.started_at {sign} ?", (_boundary(at),)) for sign, at in bounds if at is not None]
+
+
+def _joined(*asked: Sequence[Asked]) -> tuple[list[str], tuple[Bound, ...]]:
+    """Conditions and their bindings, each in order."""
+    every = [one for part in asked for one in part]
+    return [sql for sql, _ in every], tuple(value for _, bindings in every for value in bindings)
+
+
 def _where(conditions: Sequence[str]) -> str:
     return " WHERE " + " AND ".join(conditions) if conditions else ""
 
 
 def _need_text(value: str) -> str:
-    checked = text(value, "filter")
-    return checked or ""
+    return text(value, "cursor") or ""
 
 
 def _is_storable(value: str) -> bool:

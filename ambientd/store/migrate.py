@@ -175,7 +175,8 @@ def picture(connection: apsw.Connection) -> str:
     """The schema as text: what `migrations/node/schema.sql` shows. FTS shadow tables are left out."""
     rows = connection.execute(
         "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL"
-        " AND (type = 'trigger' OR name NOT LIKE 'session\\_search\\_%' ESCAPE '\\')"
+        " AND (type = 'trigger' OR name NOT LIKE 'session\\_search\\_%' ESCAPE '\\'"
+        " AND name NOT LIKE 'session\\_end\\_search\\_%' ESCAPE '\\')"
         " ORDER BY CASE type WHEN 'table' THEN 1 WHEN 'index' THEN 2 WHEN 'view' THEN 3 ELSE 4 END, name"
     )
     return "\n\n".join(f"{sql};" for (sql,) in rows) + "\n"

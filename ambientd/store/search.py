@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import apsw
 
-SUFFIX_INDEXED = 4  # the index `session_ledger_by_suffix`
+SUFFIX_INDEXED = 4  # characters in the index `session_end_search`
 PREFIX_MIN = 3
 SCANNED_MAX = 20_000
 MATCHES_MAX = 10_000
@@ -34,6 +34,10 @@ INDEX_NOTED = (
         "INSERT INTO session_search (rowid, session_id, task_title, task_text)"
         " SELECT l.session_key, l.session_id, l.task_title, l.task_text"
         " FROM session_search_pending AS p JOIN session_ledger AS l ON l.session_key = p.session_key"
+    ),
+    (
+        "INSERT INTO session_end_search (rowid, ending) SELECT e.session_key, e.ending"
+        " FROM session_search_pending AS p JOIN session_id_ends AS e ON e.session_key = p.session_key"
     ),
     "DELETE FROM session_search_pending",
 )
@@ -101,12 +105,17 @@ def _by_words(connection: apsw.Connection, needle: str, expression: str) -> Text
     return TextCondition(f"({matched} OR {ends})", (*bindings, *suffix_bindings(needle)))
 
 
-SUFFIX_SQL = "substr(session_id, -4) = ? AND substr(session_id, -?) = ?"
+# Sessions whose id ends with a text; those of the running transaction are not indexed yet.
+SUFFIX_SQL = (
+    "session_key IN (SELECT rowid FROM session_end_search WHERE session_end_search MATCH ?"
+    " UNION ALL SELECT session_key FROM session_search_pending) AND substr(session_id, -?) = ?"
+)
 
 
 def suffix_bindings(fragment: str) -> tuple[Binding, ...]:
     """What `SUFFIX_SQL` needs for a fragment of four characters or more."""
-    return (fragment[-SUFFIX_INDEXED:], len(fragment), fragment)
+    ending = fragment[-SUFFIX_INDEXED:].encode(errors="replace").hex()
+    return (f'"{ending}"', len(fragment), fragment)
 
 
 def _literal_call() -> str:

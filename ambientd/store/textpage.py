@@ -1,8 +1,8 @@
-"""The newest sessions with a common word, without looking at all that have it.
+"""The newest sessions with some words, without looking at all that have them.
 
-Sessions come in about as they start, so their keys are nearly in the order of their starts. The full-text
-index gives the highest keys first; the index by time then says which sessions of the same span have other
-keys, and only those are looked at one by one.
+Few matches are all looked at. Many are not: sessions come in about as they start, so their keys
+are nearly in the order of their starts. The full-text index gives the highest keys first; the index by time
+then says which sessions of the same span have other keys, and only those are looked at one by one.
 """
 
 from typing import Any, NamedTuple
@@ -12,13 +12,15 @@ import msgspec
 
 from ambientd.store.search import MATCHES_MAX, SUFFIX_INDEXED, SUFFIX_SQL, plain_expression, suffix_bindings
 
-# With fewer matches than this, fetching all of them is as fast.
-COMMON_MIN = 1_000
+# With fewer matches than this, looking at all of them is as fast.
+COMMON_MIN = 100
 # More sessions out of order than this (a large import of old ones), and all matches are sorted instead.
 STRAGGLERS_MAX = 500
 ENDS_MAX = 200
 
 _MATCHING = "SELECT rowid FROM session_search WHERE session_search MATCH ?"
+_SOME = f"{_MATCHING} LIMIT ?"
+_HOW_MANY = f"SELECT count(*) FROM ({_SOME})"  # noqa: S608 - constants
 _ENDING = f"SELECT session_key FROM session_ledger WHERE {SUFFIX_SQL} LIMIT {ENDS_MAX + 1}"  # noqa: S608 - constants
 _AMONG = (
     "SELECT session_key, started_at, session_id FROM session_ledger"
@@ -53,16 +55,12 @@ def text_page(
     expression = plain_expression(text)
     if expression is None:
         return None
-    highest = f"{_MATCHING} ORDER BY rowid DESC LIMIT {MATCHES_MAX + 1}"
-    found = [int(key) for (key,) in connection.execute(highest, (expression,))]
-    if len(found) < COMMON_MIN:
-        return None
-    matches = _Matches(connection, expression, found)
+    matches = _Matches(connection, expression)
     ends = _ending(connection, text.strip(), matches)
     newest = None if ends is None else matches.newest(limit, after or END)
     if ends is None or newest is None:
         return None
-    return TextPage(newest + ends, min(len(found) + len(ends), MATCHES_MAX + 1))
+    return TextPage(newest + ends, min(matches.count + len(ends), MATCHES_MAX + 1))
 
 
 def _ending(connection: apsw.Connection, needle: str, matches: "_Matches") -> list[int] | None:
@@ -74,29 +72,31 @@ def _ending(connection: apsw.Connection, needle: str, matches: "_Matches") -> li
 
 
 class _Matches:
-    """What the full-text index has for an expression: the highest keys, or all of them."""
+    """What the full-text index has for an expression."""
 
-    def __init__(self, connection: apsw.Connection, expression: str, found: list[int]) -> None:
+    def __init__(self, connection: apsw.Connection, expression: str) -> None:
         self._connection = connection
         self._expression = expression
-        self._found = found
-        self._all = set(found) if len(found) <= MATCHES_MAX else None
+        self._some = [int(key) for (key,) in connection.execute(_SOME, (expression, COMMON_MIN))]
+        self.count = len(self._some)
+        if self.count == COMMON_MIN:
+            self.count = int(connection.execute(_HOW_MANY, (expression, MATCHES_MAX + 1)).get)
 
     def has(self, key: int) -> bool:
         """Whether one session matches."""
-        if self._all is not None:
-            return key in self._all
         one = f"{_MATCHING} AND rowid = ?"
         return self._connection.execute(one, (self._expression, key)).fetchone() is not None
 
     def newest(self, limit: int, after: tuple[str, str]) -> list[int] | None:
         """Keys among which the newest `limit` behind a place are; None when they must all be sorted."""
-        top = _KEY_MAX if after is END else self._connection.execute(_AT_PLACE, after).get
-        rows = self._behind(int(top or 0), limit, after)
+        if self.count < COMMON_MIN:
+            return self._some
+        top = int((_KEY_MAX if after is END else self._connection.execute(_AT_PLACE, after).get) or 0)
+        rows = self._behind(top, limit, after)
         if len(rows) < limit:
             return None
         oldest, lowest = min(str(row[1]) for row in rows), min(int(row[0]) for row in rows)
-        bindings = (oldest, *after, lowest, int(top or 0))
+        bindings = (oldest, *after, lowest, top)
         others = [int(key) for (key,) in self._connection.execute(_OUT_OF_ORDER, bindings)]
         if len(others) > STRAGGLERS_MAX:
             return None
@@ -104,10 +104,12 @@ class _Matches:
 
     def _behind(self, top: int, limit: int, after: tuple[str, str]) -> list[tuple[Any, ...]]:
         """Up to `limit` matches with the highest keys up to `top` that lie behind the place."""
-        keys = [key for key in self._found if key <= top][: limit + STRAGGLERS_MAX]
+        highest = f"{_MATCHING} AND rowid <= ? ORDER BY rowid DESC LIMIT ?"
+        asked = (self._expression, top, limit + STRAGGLERS_MAX)
+        keys = [int(key) for (key,) in self._connection.execute(highest, asked)]
         rows: list[tuple[Any, ...]] = []
         while len(rows) < limit and keys:
-            part, keys = keys[: 2 * limit], keys[2 * limit :]
+            part, keys = keys[:limit], keys[limit:]
             found = self._connection.execute(_AMONG, (msgspec.json.encode(part).decode(),))
             rows += [row for row in found if (row[1], row[2]) < after]
         rows.sort(key=lambda row: int(row[0]), reverse=True)

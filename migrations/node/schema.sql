@@ -185,6 +185,24 @@ CREATE TABLE session_accounted (
     cost_source INTEGER NOT NULL CHECK (cost_source BETWEEN 0 AND 2)
 ) STRICT;
 
+CREATE TABLE session_counts (
+    agent_id TEXT NOT NULL,
+    model_id TEXT NOT NULL,
+    task_category TEXT NOT NULL,
+    status TEXT NOT NULL,
+    sessions INTEGER NOT NULL CHECK (sessions >= 0),
+    PRIMARY KEY (agent_id, model_id, task_category, status)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE session_day_counts (
+    bucket_date TEXT NOT NULL PRIMARY KEY,
+    sessions INTEGER NOT NULL CHECK (sessions >= 0)
+) STRICT, WITHOUT ROWID;
+
+CREATE VIRTUAL TABLE session_end_search USING fts5 (
+    ending, content = 'session_id_ends', content_rowid = 'session_key', detail = none, columnsize = 0
+);
+
 CREATE TABLE session_event_rows (
     session_key INTEGER NOT NULL REFERENCES session_ledger (session_key) ON DELETE CASCADE,
     seq INTEGER NOT NULL CHECK (seq >= 1),
@@ -289,9 +307,10 @@ CREATE INDEX session_event_rows_by_time ON session_event_rows (session_key, at_m
 
 CREATE UNIQUE INDEX session_event_rows_event_id ON session_event_rows (event_id) WHERE event_id IS NOT NULL;
 
-CREATE INDEX session_ledger_by_agent ON session_ledger (agent_id, started_at DESC);
+CREATE INDEX session_ledger_by_agent
+    ON session_ledger (agent_id, started_at DESC, status, model_id, task_category);
 
-CREATE INDEX session_ledger_by_category ON session_ledger (task_category, started_at DESC)
+CREATE INDEX session_ledger_by_category ON session_ledger (task_category, started_at DESC, status)
     WHERE task_category IS NOT NULL;
 
 CREATE INDEX session_ledger_by_end ON session_ledger (ended_at) WHERE ended_at IS NOT NULL;
@@ -299,11 +318,10 @@ CREATE INDEX session_ledger_by_end ON session_ledger (ended_at) WHERE ended_at I
 CREATE INDEX session_ledger_by_gateway_session ON session_ledger (gateway_session_id)
     WHERE gateway_session_id IS NOT NULL;
 
-CREATE INDEX session_ledger_by_model ON session_ledger (model_id, started_at DESC);
+CREATE INDEX session_ledger_by_model
+    ON session_ledger (model_id, started_at DESC, status, task_category);
 
 CREATE INDEX session_ledger_by_status ON session_ledger (status, started_at DESC);
-
-CREATE INDEX session_ledger_by_suffix ON session_ledger (substr(session_id, -4));
 
 CREATE INDEX session_ledger_newest ON session_ledger (started_at DESC, session_id DESC);
 
@@ -324,6 +342,9 @@ SELECT
     e.payload_json
 FROM session_event_rows AS e
 JOIN session_ledger AS l ON l.session_key = e.session_key;
+
+CREATE VIEW session_id_ends (session_key, ending) AS
+SELECT session_key, hex(substr(session_id, -4)) FROM session_ledger;
 
 CREATE VIEW session_usage (
     session_id, prompt_tokens, completion_tokens, total_tokens, cache_read_tokens, cache_write_tokens,
@@ -353,6 +374,51 @@ WHEN OLD.runs_total > 0
 BEGIN
     INSERT INTO usage_days (bucket_date, is_incomplete) VALUES (OLD.bucket_date, 1)
     ON CONFLICT (bucket_date) DO UPDATE SET revision = revision + 1, is_incomplete = 1;
+END;
+
+CREATE TRIGGER session_counts_delete AFTER DELETE ON session_ledger
+BEGIN
+    UPDATE session_counts SET sessions = sessions - 1
+    WHERE agent_id = OLD.agent_id AND model_id = OLD.model_id
+        AND task_category = coalesce(OLD.task_category, '') AND status = OLD.status;
+    DELETE FROM session_counts
+    WHERE agent_id = OLD.agent_id AND model_id = OLD.model_id
+        AND task_category = coalesce(OLD.task_category, '') AND status = OLD.status AND sessions = 0;
+END;
+
+CREATE TRIGGER session_counts_insert AFTER INSERT ON session_ledger
+BEGIN
+    INSERT INTO session_counts (agent_id, model_id, task_category, status, sessions)
+    VALUES (NEW.agent_id, NEW.model_id, coalesce(NEW.task_category, ''), NEW.status, 1)
+    ON CONFLICT DO UPDATE SET sessions = sessions + 1;
+END;
+
+CREATE TRIGGER session_counts_update AFTER UPDATE OF model_id, task_category, status ON session_ledger
+WHEN NEW.status IS NOT OLD.status
+    OR NEW.model_id IS NOT OLD.model_id
+    OR NEW.task_category IS NOT OLD.task_category
+BEGIN
+    UPDATE session_counts SET sessions = sessions - 1
+    WHERE agent_id = OLD.agent_id AND model_id = OLD.model_id
+        AND task_category = coalesce(OLD.task_category, '') AND status = OLD.status;
+    DELETE FROM session_counts
+    WHERE agent_id = OLD.agent_id AND model_id = OLD.model_id
+        AND task_category = coalesce(OLD.task_category, '') AND status = OLD.status AND sessions = 0;
+    INSERT INTO session_counts (agent_id, model_id, task_category, status, sessions)
+    VALUES (NEW.agent_id, NEW.model_id, coalesce(NEW.task_category, ''), NEW.status, 1)
+    ON CONFLICT DO UPDATE SET sessions = sessions + 1;
+END;
+
+CREATE TRIGGER session_day_counts_delete AFTER DELETE ON session_ledger
+BEGIN
+    UPDATE session_day_counts SET sessions = sessions - 1 WHERE bucket_date = substr(OLD.started_at, 1, 10);
+    DELETE FROM session_day_counts WHERE bucket_date = substr(OLD.started_at, 1, 10) AND sessions = 0;
+END;
+
+CREATE TRIGGER session_day_counts_insert AFTER INSERT ON session_ledger
+BEGIN
+    INSERT INTO session_day_counts (bucket_date, sessions) VALUES (substr(NEW.started_at, 1, 10), 1)
+    ON CONFLICT DO UPDATE SET sessions = sessions + 1;
 END;
 
 CREATE TRIGGER session_events_delete INSTEAD OF DELETE ON session_events
@@ -413,6 +479,9 @@ BEGIN
     INSERT INTO session_search (session_search, rowid, session_id, task_title, task_text)
     SELECT 'delete', OLD.session_key, OLD.session_id, OLD.task_title, OLD.task_text
     WHERE NOT EXISTS (SELECT 1 FROM session_search_pending WHERE session_key = OLD.session_key);
+    INSERT INTO session_end_search (session_end_search, rowid, ending)
+    SELECT 'delete', OLD.session_key, hex(substr(OLD.session_id, -4))
+    WHERE NOT EXISTS (SELECT 1 FROM session_search_pending WHERE session_key = OLD.session_key);
     DELETE FROM session_search_pending WHERE session_key = OLD.session_key;
 END;
 
@@ -427,6 +496,8 @@ WHEN (NEW.task_title IS NOT OLD.task_title OR NEW.task_text IS NOT OLD.task_text
 BEGIN
     INSERT INTO session_search (session_search, rowid, session_id, task_title, task_text)
     VALUES ('delete', OLD.session_key, OLD.session_id, OLD.task_title, OLD.task_text);
+    INSERT INTO session_end_search (session_end_search, rowid, ending)
+    VALUES ('delete', OLD.session_key, hex(substr(OLD.session_id, -4)));
     INSERT INTO session_search_pending (session_key) VALUES (NEW.session_key);
 END;
 

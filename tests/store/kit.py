@@ -13,7 +13,7 @@ from ambientd.core.records import NewEvent, NewSession, UsageRecord
 from ambientd.ports.store import Transaction
 from ambientd.store.migrate import default_folder, known_migrations, migrate
 from ambientd.store.recover import open_database
-from ambientd.store.search import index_noted, register
+from ambientd.store.search import INDEX_NOTED, register
 from ambientd.store.sqlite import SqliteStore
 from ambientd.store.unit import SqliteTransaction
 from ambientd.wire.enums import EventType, SessionStatus
@@ -137,5 +137,7 @@ def of_version(path: Path, version: int) -> None:
         for session_id in ("old-1", "old-2"):
             SqliteTransaction(connection, AT).usage.account(session_id)
     if version >= 3:  # before that, triggers indexed the words at once
-        index_noted(connection)
+        for statement in INDEX_NOTED:
+            if version >= 5 or "session_end_search" not in statement:
+                connection.execute(statement)
     connection.close()
