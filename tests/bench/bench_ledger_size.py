@@ -1,11 +1,12 @@
 """What a large ledger costs: rates and bytes against literal text keys, first pages, retention beside ingest.
 
-    python tests/bench/bench_ledger_size.py [--short] [--state DIR] [--parts rate,reads,retention]
+    python tests/bench/bench_ledger_size.py [--short] [--state DIR …] [--parts rate,reads,retention]
 
-`--state` is a directory that `generate.py` filled (a million sessions for the budgets); it is copied, never
-changed. Without it, and with `--short`, a small one is made. The literal baseline is filled from the same
-rows, in the same order, through the same indexes, without syncs; then both take on a few thousand sessions in
-durable groups of 64, in alternating slices of one run.
+Each `--state` is a directory that `generate.py` filled, the smallest first (10 k, 100 k and a million
+sessions for the budgets); they are copied, never changed. Without one, and with `--short`, a small one is
+made. The literal baseline is filled from the same rows as the largest, in the same order, through the same
+indexes, without syncs; then it, the largest and the smallest take on a few thousand sessions in durable
+groups of 64, in alternating slices of one run. First pages are asked of every size in turns.
 """
 
 import argparse
@@ -15,8 +16,10 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 
 import trio
@@ -89,20 +92,22 @@ def fill_literal(literal: Literal, source: Path) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def rate(source: Path, folder: Path, groups: int) -> None:
-    """Sessions per second of both at this size, and bytes."""
+def rate(source: Path, small: Path, folder: Path, groups: int) -> None:
+    """Sessions per second of both at this size and of ours at a small one, and bytes."""
     literal_folder, ours_folder, small_folder = (folder / name for name in ("literal", "large", "small"))
     for place in (literal_folder, ours_folder, small_folder):
         place.mkdir()
     shutil.copy(source, ours_folder / "ours.db")
+    shutil.copy(small, small_folder / "ours.db")
     literal = Literal(literal_folder)
     fill_literal(literal, source)
     sides: dict[str, Literal | Ours] = {
         "literal": literal,
         "ours": Ours(ours_folder),
-        "ours, empty": Ours(small_folder),
+        "ours, small": Ours(small_folder),
     }
     sizes = {name: side.path.stat().st_size for name, side in sides.items()}
+    first = sides["ours, small"].connection.execute("SELECT count(*) FROM session_ledger").get
     random_source = random.Random(7)
     words = Samples(seed=1, total=1, until=midnight(None), days=1).words
     spent = dict.fromkeys(sides, 0.0)
@@ -116,10 +121,11 @@ def rate(source: Path, folder: Path, groups: int) -> None:
     count = -(-groups // SLICE) * SLICE * GROUP
     sessions = sides["ours"].connection.execute("SELECT count(*) FROM session_ledger").get - count
     for name, seconds in spent.items():
-        print(f"  {name:12} {count / seconds:7,.0f} sessions/s  {sizes[name] / sessions:6,.0f} bytes/session")
+        held = first if name == "ours, small" else sessions
+        print(f"  {name:12} {count / seconds:7,.0f} sessions/s  {sizes[name] / held:6,.0f} bytes/session")
     print(f"rate  ratio {spent['literal'] / spent['ours']:.2f} at {sessions:,} (budget 2.5)")
     print(f"bytes ratio {sizes['ours'] / sizes['literal']:.2f} (budget 0.65)")
-    print(f"rate against itself empty {spent['ours, empty'] / spent['ours']:.2f} (budget 0.8)")
+    print(f"rate against itself at {first:,}: {spent['ours, small'] / spent['ours']:.2f} (budget 0.8)")
     for side in sides.values():
         side.finish()
     shutil.rmtree(literal_folder)
@@ -157,30 +163,56 @@ def questions(words: list[str], now: datetime) -> dict[str, Callable[[random.Ran
     }
 
 
-def reads(source: Path, times: int) -> None:
-    """Milliseconds of the first page of each filter, of a search, and of what `status` asks."""
-    connection = open_reader(source, busy_timeout=5)
-    register(connection)
-    now = midnight(None)
-    words = Samples(seed=1, total=1, until=now, days=1).words
-    draw = random.Random(3)
+class Reader:
+    """One ledger that is asked."""
 
-    def ask(work: Callable[[SqliteTransaction], object]) -> float:
-        connection.execute("BEGIN")
+    def __init__(self, source: Path) -> None:
+        self.connection = open_reader(source, busy_timeout=5)
+        register(self.connection)
+        self._now = midnight(None)
+        self.sessions = int(self.connection.execute("SELECT count(*) FROM session_ledger").get)
+
+    def ask(self, work: Callable[[SqliteTransaction], object]) -> float:
+        """Milliseconds of one read."""
+        self.connection.execute("BEGIN")
         began = time.perf_counter()
-        work(SqliteTransaction(connection, now))
+        work(SqliteTransaction(self.connection, self._now))
         spent = (time.perf_counter() - began) * 1000
-        connection.execute("ROLLBACK")
+        self.connection.execute("ROLLBACK")
         return spent
 
-    for name, make in questions(words, now).items():
-        queries = [make(draw) for _ in range(times)]
-        ask(lambda tx: tx.ledger.page(queries[0]))  # noqa: B023 - asked at once
-        spent = [ask(lambda tx, q=query: tx.ledger.page(q)) for query in queries]  # type: ignore[misc]
-        print(f"  {name:14} median {share(spent, 0.5):7.2f}  p99 {share(spent, 0.99):7.2f} ms")
-    spent = [ask(_status) for _ in range(times)]
-    print(f"  {'status':14} median {share(spent, 0.5):7.2f}  p99 {share(spent, 0.99):7.2f} ms (budget 20)")
-    connection.close()
+
+def reads(sources: list[Path], times: int) -> None:
+    """Milliseconds of the first page of each filter, of a search, and of what `status` asks, at each size."""
+    sides = [Reader(source) for source in sources]
+    now = midnight(None)
+    draw = random.Random(3)
+    print("  median and p99 in ms at " + ", ".join(f"{side.sessions:,}" for side in sides))
+    for name, make in questions(Samples(seed=1, total=1, until=now, days=1).words, now).items():
+        works = [partial(_page, make(draw)) for _ in range(times)]
+        _tell_read(name, sides, works, budget=10)
+    _tell_read("status", sides, [_status] * times, budget=20)
+    for side in sides:
+        side.connection.close()
+
+
+def _page(query: LedgerQuery, tx: SqliteTransaction) -> object:
+    return tx.ledger.page(query)
+
+
+def _tell_read(
+    name: str, sides: list[Reader], works: Sequence[Callable[[SqliteTransaction], object]], *, budget: int
+) -> None:
+    for side in sides:
+        side.ask(works[0])
+    spent: list[list[float]] = [[] for _ in sides]
+    for work in works:  # in turns, so that a noisy machine hits all of them
+        for side, found in zip(sides, spent, strict=True):
+            found.append(side.ask(work))
+    figures = "  ".join(f"{share(found, 0.5):6.2f} {share(found, 0.99):6.2f}" for found in spent)
+    steps = ", ".join(f"{share(two, 0.5) / share(one, 0.5):.1f}" for one, two in pairwise(spent))
+    growth = f"  grows {steps} ×" if steps else ""
+    print(f"  {name:14} {figures}  (p99 budget {budget}){growth}")
 
 
 def _status(tx: SqliteTransaction) -> object:
@@ -256,25 +288,29 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--short", action="store_true", help="a small ledger, some seconds, for CI")
-    parser.add_argument("--state", type=Path, help="a directory that generate.py filled")
+    parser.add_argument(
+        "--state", type=Path, action="append", help="a directory that generate.py filled; the smallest first"
+    )
     parser.add_argument("--parts", default="rate,reads,retention")
+    parser.add_argument("--patience", type=float, default=BUSY_SEC, help="seconds of retention at most")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        if chosen.state is None:
+        states: list[Path] = chosen.state or []
+        if not states:
             total = 2_000 if chosen.short else SMALL
-            state = folder / "state"
-            state.mkdir()
+            states = [folder / "state"]
+            states[0].mkdir()
             samples = Samples(seed=1, total=total, until=midnight(None), days=180)
-            trio.run(fill_state, state, samples, total)
-        source = (chosen.state or state) / DATABASE
+            trio.run(fill_state, states[0], samples, total)
+        sources = [state / DATABASE for state in states]
         parts = chosen.parts.split(",")
         if "reads" in parts:
-            reads(source, 10 if chosen.short else READS)
+            reads(sources, 10 if chosen.short else READS)
         if "retention" in parts:
-            trio.run(retention, source, folder, 2.0 if chosen.short else BUSY_SEC)
+            trio.run(retention, sources[-1], folder, 2.0 if chosen.short else chosen.patience)
         if "rate" in parts:
-            rate(source, folder, SLICE if chosen.short else MEASURED_GROUPS)
+            rate(sources[-1], sources[0], folder, SLICE if chosen.short else MEASURED_GROUPS)
 
 
 if __name__ == "__main__":
