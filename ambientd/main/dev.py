@@ -107,9 +107,8 @@ def _say(node: Node, socket: str) -> None:
 
 
 def _http_hint(node: Node) -> str:
-    """How to ask over HTTP; the secret itself is not shown."""
+    """Where HTTP answers, and where its secret is; the secret itself is not shown."""
     address, file = node.http_address, node.live.current.http.secret_file
     if address is None:
         return ""
-    key = f"$(cat {file})" if file else f"${VARIABLES[0]}"
-    return f'  curl -H "X-Secret-Key: {key}" http://{address}/api/system/status\n'
+    return f"HTTP on http://{address} with the header X-Secret-Key from {file or VARIABLES[0]}\n"
