@@ -24,7 +24,8 @@ class StatusShots(Protocol):
     async def latest(self, *, fresh: bool = False) -> Shot:
         """A status that is not older than a second, and never older than the last order to this node.
 
-        With `fresh` it was begun after the call. Raises StoreError when the store is not ready.
+        With `fresh` it was begun after the call, or after the last change if another asks at the same time.
+        Raises StoreError when the store is not ready.
         """
 
     def follow(self) -> AsyncIterator[Shot | None]:

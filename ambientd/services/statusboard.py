@@ -33,7 +33,7 @@ class Signal(Protocol):
 class StatusShot:
     """Implements `ports.statusboard.Shot`."""
 
-    __slots__ = ("_face", "begun_at", "body", "changes", "document", "number", "orders")
+    __slots__ = ("_face", "begun_at", "body", "document", "number", "orders", "stamp")
 
     def __init__(
         self,
@@ -41,14 +41,14 @@ class StatusShot:
         *,
         number: int,
         begun_at: float,
-        changes: tuple[int, int],
+        stamp: tuple[int, int],
         orders: int,
     ) -> None:
         self.document = document
         self.body = _encoder.encode(document)
         self.number = number
         self.begun_at = begun_at
-        self.changes = changes
+        self.stamp = stamp
         self.orders = orders
         self._face: bytes | None = None
 
@@ -79,11 +79,14 @@ class StatusBoard:
         self._shot: StatusShot | None = None
         self._begun = 0
         self._under_way: trio.Event | None = None
+        self._stamp = (0, 0)  # of the last one that was begun
         self.followers = 0
 
     async def latest(self, *, fresh: bool = False) -> StatusShot:
         """See `StatusShots`. Whoever comes while a status is gathered that will do for it waits for that."""
         before = self._begun
+        if self._under_way is not None and self._stamp == self._now():
+            before -= 1  # the one under way was begun after the last change: it says what another would say
         while True:
             shot = self._shot
             if shot is not None and (shot.number > before or (not fresh and self._will_do(shot))):
@@ -96,18 +99,21 @@ class StatusBoard:
         age = trio.current_time() - shot.begun_at
         if shot.orders != self._changes.orders or age > KEEP_SEC:
             return False
-        return age <= CHANGED_KEEP_SEC or shot.changes == (self._changes.number, self._written())
+        return age <= CHANGED_KEEP_SEC or shot.stamp == self._now()
+
+    def _now(self) -> tuple[int, int]:
+        """A stamp that is another one after every change."""
+        return self._changes.number, self._written()
 
     async def _make(self) -> StatusShot:
         self._begun += 1
         number, begun_at = self._begun, trio.current_time()
-        changes, orders = (self._changes.number, self._written()), self._changes.orders
+        stamp = self._stamp = self._now()
+        orders = self._changes.orders
         done = self._under_way = trio.Event()
         try:
             document = await self._gather()
-            self._shot = StatusShot(
-                document, number=number, begun_at=begun_at, changes=changes, orders=orders
-            )
+            self._shot = StatusShot(document, number=number, begun_at=begun_at, stamp=stamp, orders=orders)
             return self._shot
         finally:
             self._under_way = None
