@@ -409,6 +409,8 @@ class Node:
                 log=self._log,
             )
             servers.append(self._front.server)
+        else:
+            self._log.info("http.off", reason=self._outside.http_off)
         return servers
 
     # --- its life
