@@ -33,6 +33,9 @@ VERBS = {
     "ledger": ("ledger", "Ingest, import, verify, new prices."),
     "backup": ("backup", "Database and configuration into one file."),
     "restore": ("backup", "A backup in place of the database."),
+    "logs": ("logs", "The daemon's own log, its newest lines."),
+    "log-level": ("logs", "How much the daemon logs, for a time."),
+    "reload": ("reload", "Reads the configuration again."),
     "completion": ("completion", "The script that completes words in a shell."),
     "version": ("version", "This program's version."),
 }

@@ -65,6 +65,10 @@ class Client:
         took effect."""
         return self._order("POST", path, document, wait)
 
+    def order(self, path: str) -> Document:
+        """As `post`, where the path alone says what is to be done."""
+        return self._order("POST", path, None, 0.0)
+
     def patch(self, path: str, document: Document) -> Document:
         """As `post`, for a change of what is at `path`."""
         return self._order("PATCH", path, document, 0.0)

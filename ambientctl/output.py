@@ -122,7 +122,12 @@ def put_json(document: Item) -> None:
 
 def put_tsv(header: Sequence[str], lines: Sequence[Sequence[Any]]) -> None:
     """A header and rows; tabs and line breaks inside values become spaces, absent values are empty."""
-    text = "".join("\t".join(_tsv_value(value) for value in line) + "\n" for line in (header, *lines))
+    put_tsv_rows((header, *lines))
+
+
+def put_tsv_rows(lines: Sequence[Sequence[Any]]) -> None:
+    """More rows, where the header has been written."""
+    text = "".join("\t".join(_tsv_value(value) for value in line) + "\n" for line in lines)
     term.put(text.encode("utf-8", "replace"))
 
 

@@ -4,8 +4,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from ambientd.api.control import actor_of
-from ambientd.api.router import Access, Answer, Route
+from ambientd.api.router import Access, Answer, Route, actor_of
 from ambientd.flows import alerts as flow
 from ambientd.flows.alerts import Alerting
 from ambientd.ports.errors import Rejected
@@ -101,6 +100,7 @@ def _rule_changes(alerts: Alerts) -> tuple[Route, ...]:
             handler=add,
             summary="Adds an alert rule.",
             access=Access.WRITE,
+            action="alerts.rule.add",
             body=AlertRuleRequest,
             answers={201: AlertRuleView},
         ),
@@ -110,6 +110,7 @@ def _rule_changes(alerts: Alerts) -> tuple[Route, ...]:
             handler=change,
             summary="Changes what the body names of an alert rule.",
             access=Access.WRITE,
+            action="alerts.rule.change",
             body=AlertRulePatch,
             answers={200: AlertRuleView},
         ),
@@ -119,6 +120,7 @@ def _rule_changes(alerts: Alerts) -> tuple[Route, ...]:
             handler=remove,
             summary="Removes an alert rule with its state; answers what it was.",
             access=Access.WRITE,
+            action="alerts.rule.remove",
             answers={200: AlertRuleView},
         ),
     )
@@ -145,6 +147,7 @@ def _actions(alerts: Alerts) -> tuple[Route, ...]:
             handler=ack,
             summary="Notes who has seen an active alert.",
             access=Access.WRITE,
+            action="alerts.ack",
             body=AlertAckRequest,
             answers={200: AlertRuleView},
         ),
@@ -154,6 +157,7 @@ def _actions(alerts: Alerts) -> tuple[Route, ...]:
             handler=mute,
             summary="Keeps an alert quiet for a time.",
             access=Access.WRITE,
+            action="alerts.mute",
             body=AlertMuteRequest,
             answers={200: AlertRuleView},
         ),

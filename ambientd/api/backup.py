@@ -1,7 +1,6 @@
 """`/api/v1/node/backup`: a consistent copy of this node, made while it works and fetched in pieces."""
 
-from ambientd.api.control import actor_of
-from ambientd.api.router import Access, Answer, QueryParameter, Route
+from ambientd.api.router import Access, Answer, QueryParameter, Route, actor_of
 from ambientd.core.rejection import Rejected
 from ambientd.ports.backup import BackupControl
 from ambientd.ports.http import Request, Response

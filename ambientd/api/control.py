@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from ambientd.api.router import Access, Answer, Route
+from ambientd.api.router import Access, Answer, Route, actor_of
 from ambientd.flows import sessions
 from ambientd.flows.sessions import Agents
 from ambientd.ports.clock import Clock, Ids
 from ambientd.ports.control import SessionControl
 from ambientd.ports.errors import Rejected
-from ambientd.ports.http import Caller, Request
+from ambientd.ports.http import Request
 from ambientd.ports.store import Store
 from ambientd.wire.messages import KillAnswer, KillRequest, SpawnAnswer, SpawnRequest
 from ambientd.wire.routes import KILL, SPAWN
@@ -26,11 +26,6 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
     ids: Ids
     spawned: Callable[[], None]
     audited: Callable[..., None]
-
-
-def actor_of(caller: Caller) -> str:
-    """Who acts, as the audit names it: numbers from the kernel."""
-    return f"uid:{caller.uid}" if caller.uid is not None else caller.transport
 
 
 def control_routes(control: Control) -> tuple[Route, ...]:
@@ -72,6 +67,7 @@ def control_routes(control: Control) -> tuple[Route, ...]:
             summary="Starts a session; it is durable when this answers.",
             access=Access.WRITE,
             body=SpawnRequest,
+            action="spawn",
             answers={200: SpawnAnswer},
         ),
         Route(
@@ -81,6 +77,7 @@ def control_routes(control: Control) -> tuple[Route, ...]:
             summary="Ends a session; the proof is its terminal status in the ledger.",
             access=Access.WRITE,
             body=KillRequest,
+            action="kill",
             answers={200: KillAnswer},
         ),
     )

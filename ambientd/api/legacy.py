@@ -1,7 +1,6 @@
 """The JSON store of the earlier generation: import, verification, and the drift diagnostic."""
 
-from ambientd.api.control import actor_of
-from ambientd.api.router import Access, Answer, QueryParameter, Route
+from ambientd.api.router import Access, Answer, QueryParameter, Route, actor_of
 from ambientd.flows.legacy import Importing, import_batch, import_drift, verify_batch
 from ambientd.ports.http import Request
 from ambientd.wire.legacy_messages import (

@@ -1,22 +1,28 @@
 """This node: its status as a document or as text, its schema, its retention."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
-import msgspec
-
-from ambientd.api.control import actor_of
-from ambientd.api.router import Access, Answer, QueryParameter, Route
+from ambientd.api.errors import FAMILIES
+from ambientd.api.router import Access, Answer, QueryParameter, Route, actor_of
 from ambientd.core.statustext import Look, render, render_short
-from ambientd.flows.status import StatusSources, gather
 from ambientd.ports.errors import Rejected
 from ambientd.ports.http import Request, Response
 from ambientd.ports.retention import RetentionControl
+from ambientd.ports.statusboard import StatusShots
 from ambientd.wire.messages import MigrationsView, RetentionAnswer, RetentionRequest, StatusDocument
-from ambientd.wire.routes import HEALTH_HEADER, LONG_POLL_MAX_SEC, MIGRATIONS, RETENTION, STATUS
+from ambientd.wire.routes import (
+    HEALTH_HEADER,
+    LONG_POLL_MAX_SEC,
+    MIGRATIONS,
+    RETENTION,
+    STATUS,
+    STATUS_STREAM,
+)
 
 RETENTION_WAIT_SEC = 2.0  # a short run is answered with its end
-
-_encoder = msgspec.json.Encoder()
+# Pages that are open at the same time; each costs a connection.
+STREAMS_MAX = 16
+STREAM_RETRY_MS = 2000
 
 STATUS_QUERY = (
     QueryParameter(name="width", doc="Columns of the text form.", kind="integer", minimum=1, maximum=1000),
@@ -36,22 +42,32 @@ RETENTION_QUERY = (
 )
 
 
-def status_routes(sources: StatusSources) -> tuple[Route, ...]:
-    """`GET /api/system/status`; `Accept: text/plain` gives the screen that `ambientctl status` prints."""
+def status_routes(board: StatusShots) -> tuple[Route, ...]:
+    """`GET /api/system/status` and its stream; `Accept: text/plain` gives the screen of `ambientctl status`.
+
+    Whoever asks on the Unix socket is a person or a script that waits for this one answer, and gets a
+    status that was begun after the question. On TCP pages poll, and share one.
+    """
 
     async def status(request: Request) -> Answer:
-        document = await gather(sources)
-        headers = ((HEALTH_HEADER, document.health.value),)
+        shot = await board.latest(fresh=request.caller.transport != "tcp")
+        headers = ((HEALTH_HEADER, shot.document.health.value),)
         if "text/plain" not in request.headers.get("accept", ""):
-            return Response(200, _encoder.encode(document), headers=headers)
+            return Response(200, shot.body, headers=headers)
         query = request.query
         look = Look(
             width=int(query.get("width", "80")),
             colour=query.get("color") == "1",
             ascii_only=query.get("ascii") == "1",
         )
+        document = shot.document
         text = render_short(document, look) if query.get("short") == "1" else render(document, look)
         return Response(200, text.encode(), content_type="text/plain; charset=utf-8", headers=headers)
+
+    async def stream(request: Request) -> Answer:
+        if board.followers >= STREAMS_MAX:
+            return Rejected("TOO_MANY_REQUESTS", f"{STREAMS_MAX} streams are open; poll {STATUS} instead")
+        return Response(200, stream=_framed(board), content_type="text/event-stream", endless=True)
 
     return (
         Route(
@@ -62,7 +78,30 @@ def status_routes(sources: StatusSources) -> tuple[Route, ...]:
             query=STATUS_QUERY,
             answers={200: StatusDocument},
         ),
+        Route(
+            method="GET",
+            path=STATUS_STREAM,
+            handler=stream,
+            summary="The same as server-sent events (`status`), now and whenever it has changed.",
+            answers={200: None},
+            refusals=(429,),
+        ),
     )
+
+
+async def _framed(board: StatusShots) -> AsyncIterator[bytes]:
+    """Server-sent events; the JSON is one line. A store that is not ready any more ends the stream: the
+    client comes again, and is told why."""
+    yield f"retry: {STREAM_RETRY_MS}\n\n".encode()
+    following = board.follow()
+    try:
+        async for shot in following:
+            yield b": beat\n\n" if shot is None else b"event: status\ndata: " + shot.body + b"\n\n"
+    except FAMILIES:
+        return
+    finally:
+        if isinstance(following, AsyncGenerator):
+            await following.aclose()
 
 
 def upkeep_routes(

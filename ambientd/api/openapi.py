@@ -10,8 +10,9 @@ from ambientd.api.router import Access, QueryParameter, Route
 from ambientd.ports.http import Request, Response
 from ambientd.wire.errors import ERRORS
 from ambientd.wire.messages import ErrorEnvelope
-from ambientd.wire.routes import OPENAPI, REQUEST_ID_HEADER
+from ambientd.wire.routes import KEY_HEADER, OPENAPI, REQUEST_ID_HEADER
 
+_SCHEME = "secretKey"
 _REF = "#/components/schemas/{name}"
 
 
@@ -38,6 +39,8 @@ def _parameter(parameter: QueryParameter) -> dict[str, Any]:
 def _statuses(route: Route) -> list[str]:
     """Error statuses that the router itself can give on this route."""
     found = ["400", "500"]
+    if route.access is not Access.OPEN:
+        found.append("401")
     if route.access is Access.WRITE:
         found.append(str(ERRORS[route.unauthorized].status))
     if route.parameters:
@@ -80,6 +83,7 @@ class _Writer:
             "summary": route.summary,
             "x-access": route.access.value,
             "x-needs-ready": route.ready,
+            "security": [] if route.access is Access.OPEN else [{_SCHEME: []}],
             "parameters": [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
                 for name in route.parameters
@@ -112,10 +116,23 @@ def openapi_document(routes: Iterable[Route], *, version: str) -> dict[str, Any]
         "info": {
             "title": "Ambient node",
             "version": version,
-            "description": "The local API of one node, on its Unix socket and on loopback.",
+            "description": "The local API of one node, on its Unix socket and on loopback. The Unix socket "
+            "knows its callers and wants no key.",
         },
         "paths": paths,
-        "components": {"schemas": writer.components, "responses": {"Error": writer.error_response()}},
+        "security": [{_SCHEME: []}],
+        "components": {
+            "schemas": writer.components,
+            "responses": {"Error": writer.error_response()},
+            "securitySchemes": {
+                _SCHEME: {
+                    "type": "apiKey",
+                    "in": "header",
+                    "name": KEY_HEADER,
+                    "description": "The node's secret; needed on TCP only. Without it: 401, whatever else.",
+                }
+            },
+        },
     }
 
 
@@ -134,7 +151,6 @@ def openapi_route(routes: Callable[[], Iterable[Route]], *, version: str) -> Rou
         path=OPENAPI,
         handler=document,
         summary="This document.",
-        access=Access.OPEN,
         answers={200: None},
         ready=False,
     )

@@ -1,7 +1,6 @@
 """`POST /api/v1/node/recost`: new prices on old rows."""
 
-from ambientd.api.control import actor_of
-from ambientd.api.router import Access, Answer, Route
+from ambientd.api.router import Access, Answer, Route, actor_of
 from ambientd.flows.recost import Recosting, recost
 from ambientd.ports.http import Request
 from ambientd.wire.recost_messages import RecostAnswer, RecostRequest

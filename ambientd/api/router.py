@@ -14,7 +14,7 @@ import msgspec
 from ambientd.api.errors import FAMILIES, refusal, rejection_of
 from ambientd.core.decode import BodyDecoder, Problems
 from ambientd.ports.errors import Rejected
-from ambientd.ports.http import Application, HttpLog, Request, Response
+from ambientd.ports.http import Application, Caller, HttpLog, Request, Response
 from ambientd.wire.errors import ERRORS
 from ambientd.wire.messages import ErrorDetail
 
@@ -64,6 +64,8 @@ class Route:
     None where the body is not JSON. With `raw_body` the handler decodes `request.body` itself, after all
     other checks, and `body` only documents it; `refusals` are statuses of refusals that only it gives.
     `unauthorized` and `fault` are the codes of a caller without the right to write and of a defect.
+    `action` names a control action: every call that never reaches the handler is audited under it, while
+    the handler audits what it has done or refused itself.
     """
 
     method: str
@@ -79,6 +81,7 @@ class Route:
     refusals: tuple[int, ...] = ()
     unauthorized: str = "NOT_AUTHORIZED"
     fault: str = "INTERNAL_ERROR"
+    action: str = ""
 
     @property
     def segments(self) -> tuple[str, ...]:
@@ -222,11 +225,29 @@ def _check_query(compiled: _Compiled, query: Mapping[str, str]) -> list[ErrorDet
     return problems
 
 
+Audited = Callable[..., object]
+"""Writes the `[AUDIT]` line of one action: `audited(action=…, actor=…, pid=…, refused=…)`."""
+
+
+def actor_of(caller: Caller) -> str:
+    """Who acts, as the audit names it: numbers from the kernel, or the address of a connection."""
+    if caller.uid is not None:
+        return f"uid:{caller.uid}"
+    return f"ip:{caller.ip}" if caller.ip is not None else caller.transport
+
+
 class _Router:
     def __init__(
-        self, table: RouteTable, *, readiness: Callable[[], str | None], log: HttpLog, admin_group: str
+        self,
+        table: RouteTable,
+        *,
+        readiness: Callable[[], str | None],
+        log: HttpLog,
+        admin_group: str,
+        audited: Audited | None,
     ) -> None:
         self._table = table
+        self._audited = audited
         self._readiness = readiness
         self._log = log
         self._admin_group = admin_group
@@ -237,7 +258,7 @@ class _Router:
         try:
             answer = await self._dispatch(request)
         except FAMILIES as error:
-            answer = rejection_of(error)
+            answer = self._not_done(request, rejection_of(error))
         except Exception as error:  # noqa: BLE001 - a defect in a handler costs one request, not the listener
             self._log.fault(
                 f"{request.method} {request.path[:_PATH_SHOWN]}", error, request_id=request.request_id
@@ -252,7 +273,17 @@ class _Router:
     def _fault(self, request: Request) -> Rejected:
         compiled = (self._table.find(request.path) or {}).get(request.method)
         code = "INTERNAL_ERROR" if compiled is None else compiled.route.fault
-        return Rejected(code, ERRORS[code].sentence)
+        return self._not_done(request, Rejected(code, ERRORS[code].sentence))
+
+    def _not_done(self, request: Request, rejected: Rejected) -> Rejected:
+        """Audits a control action that came to nothing outside its handler (R3.52)."""
+        compiled = (self._table.find(request.path) or {}).get(request.method)
+        if self._audited is not None and compiled is not None and compiled.route.action:
+            caller = request.caller
+            self._audited(
+                action=compiled.route.action, actor=actor_of(caller), pid=caller.pid, refused=rejected.code
+            )
+        return rejected
 
     def _refuse(
         self, request: Request, answer: Rejected, headers: tuple[tuple[str, str], ...] = ()
@@ -282,8 +313,11 @@ class _Router:
             compiled = methods["GET"]
         rejected = self._may_enter(compiled.route, request)
         if rejected is not None:
-            return rejected
-        return await self._run(compiled, request)
+            return self._not_done(request, rejected)
+        checked = self._check(compiled, request)
+        if isinstance(checked, Rejected):
+            return self._not_done(request, checked)
+        return await compiled.route.handler(*checked)
 
     def _other_method(self, request: Request, methods: _Methods) -> Answer:
         allow = (("Allow", _allow(methods)),)
@@ -307,7 +341,9 @@ class _Router:
                 return Rejected("NOT_READY", reason)
         return None
 
-    async def _run(self, compiled: _Compiled, request: Request) -> Answer:
+    @staticmethod
+    def _check(compiled: _Compiled, request: Request) -> Rejected | tuple[Any, ...]:
+        """The arguments of the handler, or what is wrong with the request."""
         if compiled.takes_body and request.headers.get("content-type", "").lower() not in _JSON_TYPES:
             return Rejected(
                 "UNSUPPORTED_MEDIA_TYPE",
@@ -335,22 +371,24 @@ class _Router:
             if request.body and not compiled.takes_body:
                 problem = ErrorDetail(field="body", issue="unknown", message="this route takes no body")
                 return Rejected("VALIDATION_ERROR", "this route takes no body", (problem,))
-            return await compiled.route.handler(request)
+            return (request,)
         body = compiled.body.decode(request.body)
         if isinstance(body, Problems):
             return Rejected("VALIDATION_ERROR", "the body is not valid", body.details)
-        return await compiled.route.handler(request, body)
+        return request, body
 
 
 def build_application(
-    routes: Iterable[Route],
+    routes: Iterable[Route] | RouteTable,
     *,
     readiness: Callable[[], str | None],
     log: HttpLog,
     admin_group: str,
+    audited: Audited | None = None,
 ) -> Application:
     """The application of a listener. Raises ValueError for a malformed or duplicate route.
 
     `readiness` answers None when the store may be used, else the reason why not, without waiting.
     """
-    return _Router(RouteTable(routes), readiness=readiness, log=log, admin_group=admin_group)
+    table = routes if isinstance(routes, RouteTable) else RouteTable(routes)
+    return _Router(table, readiness=readiness, log=log, admin_group=admin_group, audited=audited)

@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -24,10 +25,12 @@ from ambientd.api.health import health_routes
 from ambientd.api.ingest import ingest_routes
 from ambientd.api.ledger import Ledger, ledger_routes
 from ambientd.api.legacy import legacy_routes
+from ambientd.api.logs import Logs, log_routes
 from ambientd.api.node import status_routes, upkeep_routes
 from ambientd.api.openapi import openapi_route
 from ambientd.api.recost import recost_routes
-from ambientd.api.router import Route, build_application
+from ambientd.api.reload import reload_routes
+from ambientd.api.router import Route, RouteTable, build_application
 from ambientd.app.alerts import build_alerts
 from ambientd.app.httplog import HttpLogLines
 from ambientd.app.live import LiveConfig
@@ -44,7 +47,7 @@ from ambientd.flows.ingest import IngestFlow
 from ambientd.flows.intake import Intake
 from ambientd.flows.legacy import Importing
 from ambientd.flows.recost import Recosting
-from ambientd.flows.status import IntakeFacts, LoopFacts, NodeFacts, StatusSources
+from ambientd.flows.status import IntakeFacts, LoopFacts, NodeFacts, StatusSources, gather
 from ambientd.flows.upkeep import Upkeep
 from ambientd.host import facts
 from ambientd.host.agent_environment import HostAgentEnvironment
@@ -54,9 +57,10 @@ from ambientd.host.clock import SystemClock, UlidIds
 from ambientd.host.feed_writer import FeedWriter
 from ambientd.host.heartbeatfile import DiskHeartbeatFile
 from ambientd.host.legacy_files import DiskLegacyFiles
-from ambientd.host.log import LogControl, Logger
+from ambientd.host.log import AUDIT, LogControl, Logger
 from ambientd.host.notify import Notifier
 from ambientd.host.runner import LocalRunner
+from ambientd.host.secrets import Secret
 from ambientd.host.session_folders import DiskSessionFolders
 from ambientd.host.spool_dir import DiskSpool
 from ambientd.host.spool_watch import changes
@@ -64,21 +68,29 @@ from ambientd.host.zones import find_zone
 from ambientd.net.http_server import HttpServer, Limits
 from ambientd.net.unix_socket import UnixListener, caller_of, group_id
 from ambientd.ports.backup import ExtraFile
+from ambientd.ports.errors import Rejected
+from ambientd.ports.http import Application
 from ambientd.services.aggregates import AggregatesService
 from ambientd.services.backup import BackupService
 from ambientd.services.bell import Bell
+from ambientd.services.changes import Changes
 from ambientd.services.dispatcher import Dispatcher, Identity, Work
 from ambientd.services.intake import IntakeService
 from ambientd.services.news import NewsBoard
 from ambientd.services.sessions import SessionsService
+from ambientd.services.statusboard import StatusBoard
 from ambientd.services.supervise import supervise
 from ambientd.services.upkeep import UpkeepService, rest
 from ambientd.store.legacy import JsonStore
 from ambientd.store.sqlite import SqliteStore
 from ambientd.wire import places
 from ambientd.wire.enums import AlertMetric
-from ambientd.wire.messages import MigrationRow, MigrationsView, ReadyCheck
+from ambientd.wire.log_messages import ReloadView
+from ambientd.wire.messages import ErrorDetail, HttpStatus, MigrationRow, MigrationsView, ReadyCheck
 from ambientd.wire.routes import SCHEMA_MIGRATIONS
+
+if TYPE_CHECKING:
+    from ambientd.app.front import TcpFront
 
 FIRST_ANSWER_SEC = 1.0
 DRAIN_SEC = 1.0
@@ -89,8 +101,9 @@ HELD_SIGNALS = (signal.SIGHUP,)
 
 
 class Outside(msgspec.Struct, frozen=True, kw_only=True):
-    """What the start-up found on this machine. `reload` reads the configuration anew, `configuration` gives
-    its files for a backup."""
+    """What the start-up found on this machine. `reload` reads the configuration anew: it, or its problems.
+    `configuration` gives its files for a backup. `http_key` opens HTTP on TCP; without one `http_off` says
+    why there is none."""
 
     state_dir: Path
     database: Path
@@ -99,9 +112,11 @@ class Outside(msgspec.Struct, frozen=True, kw_only=True):
     notifier: Notifier
     log: Logger
     log_control: LogControl
-    reload: Callable[[], Config | None]
+    reload: Callable[[], Config | Sequence[str]]
     configuration: Callable[[], Sequence[ExtraFile]] = tuple
     on_ready: "Callable[[Node, str], None] | None" = None
+    http_key: Secret | None = None
+    http_off: str | None = None
 
 
 class Node:
@@ -129,7 +144,9 @@ class Node:
             log=self._log,
             executor_socket=outside.environ.get(places.ENV_EXECUTOR) or None,
         )
-        self.news = NewsBoard()
+        # Whatever the status may show differently is told here; views of other systems ring it as well.
+        self.changes = Changes()
+        self.news = NewsBoard(also=self.changes.tell)
         hand_in = Bell()
         self.sessions = SessionsService(
             store=self.store,
@@ -240,12 +257,35 @@ class Node:
             intake=self._intake_facts,
             notifiers_failing=lambda: self.alerts.failing,
             rejections=self.rejections.totals,
+            http=self._http_status,
         )
+        self.board = StatusBoard(
+            gather=partial(gather, self.status),
+            changes=self.changes,
+            written=lambda: self.store.commits,
+        )
+        self._audited = partial(self._log.info, AUDIT)
+        self._front: TcpFront | None = None
+
+    @property
+    def http_address(self) -> str | None:
+        """Where HTTP on TCP answers now."""
+        return None if self._front is None else self._front.status.address
+
+    def _http_status(self) -> HttpStatus:
+        if self._front is not None:
+            return self._front.status
+        return HttpStatus(enabled=False, reason=self._outside.http_off)
 
     def _task_ended(self, hand_in: Bell) -> None:
         """A session that this node ran has ended."""
         hand_in.ring()
         self.alerts.wake()
+
+    def _spawned(self) -> None:
+        """An operator has started a session."""
+        self.changes.tell_order()
+        self.intake.add_picked_up()
 
     def _session_ended(self, session_id: str) -> None:
         """A session that others ran was closed."""
@@ -279,14 +319,23 @@ class Node:
             agents=lambda: self.live.current.agents,
             clock=self.clock,
             ids=self.ids,
-            spawned=self.intake.add_picked_up,
-            audited=partial(self._log.info, "[AUDIT]"),
+            spawned=self._spawned,
+            audited=self._audited,
         )
         ledger = Ledger(store=self.store, news=self.news, clock=self.clock, monotonic=trio.current_time)
         routes = (
             *health_routes(self._checks),
-            *status_routes(self.status),
+            *status_routes(self.board),
             *control_routes(control),
+            *log_routes(
+                Logs(
+                    book=self._outside.log_control,
+                    clock=self.clock,
+                    sleep=trio.sleep,
+                    audited=self._audited,
+                )
+            ),
+            *reload_routes(self.reload, self._audited),
             *ledger_routes(ledger),
             *export_routes(ledger),
             *ingest_routes(self.ingest),
@@ -296,7 +345,7 @@ class Node:
                 Alerts(
                     alerting=self.alerts.alerting,
                     trials=self.alerts,
-                    audited=partial(self._log.info, "[AUDIT]"),
+                    audited=self._audited,
                 )
             ),
             *legacy_routes(self._importing()),
@@ -332,17 +381,37 @@ class Node:
             migrations=[MigrationRow(version, name, at) for version, name, at in rows],
         )
 
-    def server(self) -> HttpServer:
-        """The listener's server, not yet serving."""
-        config = self.live.current.socket
-        application = build_application(
-            self.routes(),
+    def _application(self, table: RouteTable) -> Application:
+        return build_application(
+            table,
             readiness=lambda: self.store.reason,
             log=HttpLogLines(self._log),
-            admin_group=config.admin_group,
+            admin_group=self.live.current.socket.admin_group,
+            audited=self._audited,
         )
-        limits = Limits(connections=config.max_connections)
-        return HttpServer(application, clock=self.clock, log=HttpLogLines(self._log), limits=limits)
+
+    def _servers(self) -> list[HttpServer]:
+        """The Unix socket's server and, with a secret, that of TCP; not yet serving."""
+        config, table = self.live.current, RouteTable(self.routes())
+        application = self._application(table)
+        log, limits = HttpLogLines(self._log), Limits(connections=config.socket.max_connections)
+        servers = [HttpServer(application, clock=self.clock, log=log, limits=limits)]
+        if (secret := self._outside.http_key) is not None:
+            from ambientd.app.front import TcpFront
+
+            self._front = TcpFront(
+                config.http,
+                keys=(secret.matches,),
+                table=table,
+                application=application,
+                audited=self._audited,
+                clock=self.clock,
+                log=self._log,
+            )
+            servers.append(self._front.server)
+        else:
+            self._log.info("http.off", reason=self._outside.http_off)
+        return servers
 
     # --- its life
 
@@ -358,7 +427,7 @@ class Node:
     async def _run(self, signals: AsyncIterator[int]) -> str:
         admin = group_id(self.live.current.socket.admin_group)
         who = partial(caller_of, admin_gid=admin, daemon_uid=os.getuid())
-        server, reason = self.server(), "stopped"
+        servers, reason = self._servers(), "stopped"
         async with trio.open_nursery() as outermost:
             await outermost.start(self.store.run)
             await outermost.start(self.feed.run)
@@ -371,10 +440,15 @@ class Node:
                 with trio.move_on_after(FIRST_ANSWER_SEC):
                     await self.store.wait_settled()
                 async with trio.open_nursery() as listeners:
-                    await listeners.start(server.serve, self._outside.listener.sock, who)
+                    await listeners.start(servers[0].serve, self._outside.listener.sock, who)
+                    if self._front is not None:
+                        listeners.start_soon(supervise, "http", self._front.run, self._log)
                     reason = await self._until_signal(signals)
                     self._outside.notifier.stopping(reason)
-                    await server.drain(DRAIN_SEC)
+                    self.changes.close()
+                    async with trio.open_nursery() as draining:
+                        for server in servers:
+                            draining.start_soon(server.drain, DRAIN_SEC)
                     listeners.cancel_scope.cancel()
                 services.cancel_scope.cancel()
             with trio.move_on_after(LAST_BEAT_SEC):
@@ -397,6 +471,8 @@ class Node:
                 notifier.ready(f"not ready: {reason}")
                 told = reason
             await trio.sleep(LOOK_AGAIN_SEC)
+        if self._front is not None:
+            await self._front.wait_tried()
         notifier.ready(f"ready, socket {self._outside.listener.path}")
         degraded = self.store.facts().degraded
         if degraded:
@@ -416,19 +492,28 @@ class Node:
         async for number in signals:
             if number != signal.SIGHUP:
                 return signal.Signals(number).name
-            self._reload()
+            self.reload()
         raise AssertionError("the signal receiver never ends by itself")
 
-    def _reload(self) -> None:
+    def reload(self) -> ReloadView | Rejected:
+        """Reads the configuration and takes over what can be taken over; says what that was."""
         notifier = self._outside.notifier
         notifier.reloading(self.clock.monotonic())
         new = self._outside.reload()
-        if new is not None:
+        if isinstance(new, Config):
             applied, restart = self.live.replace(new)
             self._outside.log_control.level = self.live.current.log.level
             self._log.info("config.reloaded", applied=applied, needs_restart=restart)
             self.sessions.wake()
+            self.changes.tell_order()
+            answer: ReloadView | Rejected = ReloadView(applied=applied, needs_restart=restart)
+        else:
+            details = tuple(ErrorDetail("configuration", "invalid", text) for text in new)
+            answer = Rejected(
+                "CONFIG_REFUSED", "the configuration has mistakes; the one in force stays", details
+            )
         notifier.ready()
+        return answer
 
 
 def _build_feed(config: Config, outside: Outside, host_id: HostId) -> FeedWriter:

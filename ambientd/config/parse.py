@@ -90,6 +90,7 @@ def parse(layers: Iterable[Layer | tuple[str, Mapping[str, object]]]) -> Parsed 
         _walk_layer(reading, index, layer)
     _find_missing(reading)
     _cross_check(reading)
+    _check_http(reading)
     _check_prices(reading)
     if reading.found:
         return _sorted_problems(reading)
@@ -242,6 +243,28 @@ def _cross_check(reading: _Reading) -> None:
                 expected=finding.expected,
                 suggestion=finding.suggestion,
             )
+
+
+def _check_http(reading: _Reading) -> None:
+    values = {
+        path[-1]: given.value
+        for path, given in reading.given.items()
+        if path[0] == "http" and not isinstance(given.value, Refused)
+    }
+    if not values:
+        return
+    from ambientd.config.http import check_http  # `ipaddress` is for those who configure this
+
+    for finding in check_http(values):
+        path = ("http", finding.setting)
+        reading.add(
+            reading.given[path].layer,
+            path,
+            finding.what,
+            value=finding.value,
+            expected=finding.expected,
+            suggestion=finding.suggestion,
+        )
 
 
 def _check_prices(reading: _Reading) -> None:

@@ -389,6 +389,36 @@ class SocketConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HttpConfig:
+    """The same API on TCP, for a browser on this machine and for scripts; every request needs the secret."""
+
+    enabled: bool | None = setting(
+        None, doc="Whether to listen; unset: when there is a secret.", example="true"
+    )
+    listen: str = setting("127.0.0.1:7777", doc="Address and port; port 0 takes a free one.")
+    allow_non_loopback: bool = setting(
+        False, doc="Permits an address that other machines reach; there is no TLS here."
+    )
+    secret_file: str | None = setting(
+        None,
+        doc="File of the secret, 0600; credential http.secret wins, else HELICARRIER_SECRET.",
+        example="/etc/ambient/http.secret",
+    )
+    hosts: tuple[str, ...] = setting(
+        (), doc="Further values of the Host header that are this node, each exact, with its port."
+    )
+    origins: tuple[str, ...] = setting(
+        (), doc="Further values of the Origin header that may call, each exact."
+    )
+    trusted_proxies: tuple[str, ...] = setting(
+        (), doc="Addresses or networks whose X-Forwarded-For is believed, for the audit."
+    )
+    max_connections: int = setting(
+        64, doc="Connections served at once; more are answered 503 and closed.", minimum=1, maximum=4096
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class LogConfig:
     """The daemon's own log, on standard error."""
 
@@ -411,4 +441,5 @@ class Config:
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     socket: SocketConfig = field(default_factory=SocketConfig)
+    http: HttpConfig = field(default_factory=HttpConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from ambientd.core.timefmt import parse_rfc3339
 from ambientd.wire.enums import Health
-from ambientd.wire.messages import HeartbeatStatus, IntakeStatus, LedgerStatus, Problem
+from ambientd.wire.messages import HeartbeatStatus, HttpStatus, IntakeStatus, LedgerStatus, Problem
 
 CRITICAL = "critical"
 WARNING = "warning"
@@ -39,6 +39,12 @@ def health_of(problems: Iterable[Problem]) -> Health:
     if CRITICAL in severities:
         return Health.FAILING
     return Health.DEGRADED if severities else Health.OK
+
+
+def http_problems(http: HttpStatus | None) -> Iterable[Problem]:
+    """An API on TCP that was asked for and does not listen."""
+    if http is not None and http.enabled and http.address is None and http.reason:
+        yield Problem("http.not_listening", WARNING, http.reason, "ambientctl config show http")
 
 
 def _ledger_problems(ledger: LedgerStatus) -> Iterable[Problem]:

@@ -8,7 +8,7 @@ import msgspec
 
 from ambientd.core.agentstatus import RECENT, view_agents
 from ambientd.core.alertviews import alert_problems, count_alerts
-from ambientd.core.health import health_of, problems_of
+from ambientd.core.health import health_of, http_problems, problems_of
 from ambientd.core.records import SessionRecord, TaskOutcome
 from ambientd.core.timefmt import from_ms, rfc3339_ms
 from ambientd.flows.alerts import active_alerts
@@ -21,6 +21,7 @@ from ambientd.wire.enums import SessionStatus
 from ambientd.wire.messages import (
     ContractRejection,
     HeartbeatStatus,
+    HttpStatus,
     IntakeStatus,
     LedgerStatus,
     NodeStatus,
@@ -75,6 +76,7 @@ class StatusSources(msgspec.Struct, frozen=True, kw_only=True):
     intake: Callable[[], IntakeFacts]
     notifiers_failing: Callable[[], Mapping[str, str]] = dict
     rejections: Callable[[], Mapping[tuple[str, str], int]] = dict
+    http: Callable[[], HttpStatus | None] = lambda: None
 
 
 class _Stored(msgspec.Struct, frozen=True):
@@ -105,6 +107,7 @@ async def gather(sources: StatusSources) -> StatusDocument:
     heartbeat = _heartbeat(sources.feed, sources.loop())
     ledger = _ledger(sources.store.facts(), stored)
     intake = _intake(intake_facts, stored)
+    http = sources.http()
     by_status = Counter(row.status for row in stored.active)
     problems = problems_of(
         heartbeat=heartbeat,
@@ -112,7 +115,10 @@ async def gather(sources: StatusSources) -> StatusDocument:
         intake=intake,
         intake_failing=intake_facts.failing,
         now=now,
-        others=alert_problems(stored.alerts or (), sources.notifiers_failing()),
+        others=(
+            *alert_problems(stored.alerts or (), sources.notifiers_failing()),
+            *http_problems(http),
+        ),
     )
     return StatusDocument(
         schema=SCHEMA_STATUS,
@@ -131,6 +137,7 @@ async def gather(sources: StatusSources) -> StatusDocument:
             ContractRejection(code, version, count) for (code, version), count in sources.rejections().items()
         ],
         alerts=None if stored.alerts is None else count_alerts(stored.alerts),
+        http=http,
     )
 
 

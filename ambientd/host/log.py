@@ -16,6 +16,7 @@ from typing import Any, Protocol, TextIO
 
 from ambientd.config.schema import LogFormat, LogLevel
 from ambientd.core.timefmt import rfc3339_ms
+from ambientd.host.logring import LogRing
 from ambientd.host.secrets import MASK, Secret
 
 _OPTIONAL = ("rich", "better_exceptions", "colorama", "twisted")
@@ -53,6 +54,8 @@ _RANK = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
 _PRIORITY = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 _COLOUR = {"debug": "\x1b[2m", "warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[1;31m"}
 _HEAD = ("ts", "level", "event", "component")
+# Lines of control actions; no level leaves them out (R3.52).
+AUDIT = "[AUDIT]"
 
 
 class Logger(Protocol):
@@ -67,21 +70,64 @@ class Logger(Protocol):
 
 
 class LogControl:
-    """The handle on the running log: level, masked secrets, lines that could not be written."""
+    """The handle on the running log: level, newest lines, masked secrets, lines that were not written.
 
-    def __init__(self, level: LogLevel) -> None:
+    Implements `ports.logbook.LogBook`.
+    """
+
+    def __init__(self, level: LogLevel, monotonic: Callable[[], float] | None = None) -> None:
+        """`monotonic` is needed for levels that end by themselves."""
         self._level = level
+        self._raised: tuple[LogLevel, float] | None = None  # a level for a time, and when it ends
+        self._monotonic = monotonic
         self._masked: tuple[str, ...] = ()
+        self._ring = LogRing()
         self.lost = 0
 
     @property
     def level(self) -> LogLevel:
         """The least severe level that is logged; may be set at any time, for all loggers at once."""
-        return self._level
+        return self._level if self.left() is None or self._raised is None else self._raised[0]
 
     @level.setter
     def level(self, level: LogLevel) -> None:
         self._level = level
+
+    @property
+    def configured(self) -> LogLevel:
+        """The level that holds when no temporary one does."""
+        return self._level
+
+    def left(self) -> float | None:
+        """Seconds until a temporary level ends; None when there is none."""
+        if self._raised is None or self._monotonic is None:
+            return None
+        left = self._raised[1] - self._monotonic()
+        if left > 0:
+            return left
+        self._raised = None
+        return None
+
+    def set_level(self, level: LogLevel, seconds: float | None = None) -> None:
+        """Logs from `level` on: for some seconds, after which the level before holds again by itself."""
+        if seconds is None or self._monotonic is None:
+            self._raised = None
+            self._level = level
+        else:
+            self._raised = (level, self._monotonic() + seconds)
+
+    @property
+    def last_seq(self) -> int:
+        """The number of the newest line."""
+        return self._ring.last_seq
+
+    def recent(self, *, level: LogLevel, after: int | None, limit: int) -> list[bytes]:
+        """See `LogRing.entries`."""
+        return self._ring.entries(rank=_RANK[level.value], after=after, limit=limit)
+
+    def keep(self, event: Mapping[str, Any]) -> None:
+        """Takes a finished line into the newest ones."""
+        self._ring.add(event, _RANK.get(str(event.get("level")), _RANK["info"]))
 
     def mask(self, secret: Secret) -> None:
         """From now on the value of `secret` is `***` wherever it stands in a line (6 characters or more)."""
@@ -98,7 +144,7 @@ class LogControl:
 
     def is_logged(self, level: str) -> bool:
         """Whether a line of this level is written now."""
-        return _RANK.get(level, _RANK["error"]) >= _RANK[self._level.value]
+        return _RANK.get(level, _RANK["error"]) >= _RANK[self.level.value]
 
 
 def get_logger(name: str) -> Logger:
@@ -118,6 +164,7 @@ def configure(
     now: Callable[[], datetime],
     environ: Mapping[str, str],
     stream: TextIO | None = None,
+    monotonic: Callable[[], float] | None = None,
 ) -> LogControl:
     """Sets up the process's log and returns its control. May be repeated; the last call counts.
 
@@ -126,7 +173,7 @@ def configure(
     libraries that use `logging` (warnings and worse) come out in the same form.
     """
     out = stream if stream is not None else sys.stderr
-    control = LogControl(level)
+    control = LogControl(level, monotonic)
     human = _is_human(log_format, out)
     render = _Human(colour=_has_colours(out, environ)) if human else _render_json
     writer = _Writer(out, control, prefix=_is_journal(out, environ))
@@ -135,6 +182,7 @@ def configure(
             structlog.contextvars.merge_contextvars,
             _Stamp(control, now),
             _Plain(control),
+            _Keep(control),
             render,
         ],
         wrapper_class=structlog.make_filtering_bound_logger("debug"),
@@ -143,6 +191,17 @@ def configure(
     )
     _take_over_logging()
     return control
+
+
+class _Keep:
+    """Puts the line among the newest ones, before it is made into text."""
+
+    def __init__(self, control: LogControl) -> None:
+        self._control = control
+
+    def __call__(self, _logger: object, _method: str, event: Event) -> Event:
+        self._control.keep(event)
+        return event
 
 
 class _Stamp:
@@ -154,7 +213,7 @@ class _Stamp:
 
     def __call__(self, _logger: object, method: str, event: Event) -> Event:
         level = "error" if method == "exception" else method
-        if not self._control.is_logged(level):
+        if not self._control.is_logged(level) and event.get("event") != AUDIT:
             raise structlog.DropEvent
         event["ts"] = rfc3339_ms(self._now())
         event["level"] = level

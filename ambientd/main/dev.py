@@ -11,9 +11,11 @@ from pathlib import Path
 from ambientd.app.node import Node
 from ambientd.config.parse import Layer
 from ambientd.host import sample_agent
+from ambientd.main.http_key import VARIABLES, make_key_file
 from ambientd.main.start import Wishes, add_options, flag_layers, start, write_out
 from ambientd.wire import places
 
+KEY_NAME = "http.secret"
 _TEXT = """\
 Runs a node with three sample agents: `sample` works for a few seconds and reports usage, `family` starts a
 stubborn child and waits to be killed, `clumsy` fails. The state is a throw-away folder unless --state-dir
@@ -61,7 +63,7 @@ def run(argv: Sequence[str]) -> int:
         config=options.config or os.environ.get(places.ENV_CONFIG) or _own_config(Path(state_dir)),
         state_dir=state_dir,
         socket=options.socket or str(Path(state_dir) / places.SOCKET_NAME),
-        base=(sample_layer(),),
+        base=(sample_layer(), *_http_layers(Path(state_dir))),
         layers=flag_layers(options),
         socket_mode=0o600,
         on_ready=_say,
@@ -82,6 +84,16 @@ def _own_config(state_dir: Path) -> str:
     return str(path)
 
 
+def _http_layers(state_dir: Path) -> tuple[Layer, ...]:
+    """HTTP on a free port, with a secret of the node's own unless one is given. It stays with the state."""
+    http: dict[str, object] = {"listen": "127.0.0.1:0"}
+    if not any(os.environ.get(name) for name in VARIABLES):
+        path = state_dir.absolute() / KEY_NAME
+        make_key_file(str(path))
+        http["secret_file"] = str(path)
+    return (Layer("dev", {"http": http}),)
+
+
 def _say(node: Node, socket: str) -> None:
     agents = ", ".join(sorted(node.live.current.agents))
     write_out(
@@ -89,5 +101,14 @@ def _say(node: Node, socket: str) -> None:
         f"  export {places.ENV_SOCKET}={socket}\n"
         f"  ambientctl status\n"
         f'  ambientctl spawn sample "Summarise the day" --follow\n'
+        f"{_http_hint(node)}"
         f"Ctrl-C ends it.\n"
     )
+
+
+def _http_hint(node: Node) -> str:
+    """Where HTTP answers, and where its secret is; the secret itself is not shown."""
+    address, file = node.http_address, node.live.current.http.secret_file
+    if address is None:
+        return ""
+    return f"HTTP on http://{address} with the header X-Secret-Key from {file or VARIABLES[0]}\n"

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 import trio
@@ -23,9 +24,11 @@ from ambientd.host.clock import SystemClock
 from ambientd.host.config_files import LoadedConfig, load
 from ambientd.host.heartbeatfile import replace_file
 from ambientd.host.hide import hide
-from ambientd.host.log import Logger, configure, ensure_standard_streams, get_logger
+from ambientd.host.log import LogControl, Logger, configure, ensure_standard_streams, get_logger
 from ambientd.host.notify import Notifier, passed_sockets
+from ambientd.host.secrets import Secret
 from ambientd.main.config_print import complain
+from ambientd.main.http_key import VARIABLES, HttpKey, find_http_key
 from ambientd.main.refuse import refuse
 from ambientd.net.unix_socket import (
     ListenError,
@@ -48,6 +51,15 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     base: tuple[Layer, ...] = ()
     socket_mode: int | None = None
     on_ready: Callable[[Node, str], None] | None = None
+
+
+class _Held(NamedTuple):
+    """What the start has got hold of."""
+
+    notifier: Notifier
+    passed: Sequence[int]
+    state_dir: str
+    key: HttpKey
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +94,10 @@ def start(wishes: Wishes, environ: MutableMapping[str, str]) -> int:
         many = f"{len(problems)} problems" if len(problems) > 1 else "a problem"
         refuse(f"The configuration has {many}.", problems, notifier=notifier, passed=passed)
         return exits.CONFIG
+    key = find_http_key(loaded.config, environ)
+    if key.problems:
+        refuse("The secret of HTTP cannot be used.", key.problems, notifier=notifier, passed=passed)
+        return exits.CONFIG
     state_dir = os.path.abspath(places.state_dir(places_of, os.getuid()))
     clock = SystemClock()
     try:
@@ -94,9 +110,8 @@ def start(wishes: Wishes, environ: MutableMapping[str, str]) -> int:
         refuse(str(error), (), notifier=notifier, passed=passed)
         return exits.STORAGE
     with lock:
-        return _with_state(
-            wishes, loaded.config, places_of, (notifier, [item.fd for item in passed], state_dir)
-        )
+        held = _Held(notifier, [item.fd for item in passed], state_dir, key)
+        return _with_state(wishes, loaded.config, places_of, held)
 
 
 def _load(wishes: Wishes, environ: Mapping[str, str]) -> LoadedConfig:
@@ -107,11 +122,18 @@ def _with_state(
     wishes: Wishes,
     config: Config,
     environ: Mapping[str, str],
-    held: tuple[Notifier, Sequence[int], str],
+    held: "_Held",
 ) -> int:
-    notifier, passed, state_dir = held
+    notifier, passed, state_dir, key = held
     clock = SystemClock()
-    control = configure(level=config.log.level, log_format=config.log.format, now=clock.now, environ=environ)
+    control = configure(
+        level=config.log.level,
+        log_format=config.log.format,
+        now=clock.now,
+        environ=environ,
+        monotonic=clock.monotonic,
+    )
+    _mask(control, key, environ)
     log = get_logger("node")
     path = os.path.abspath(wishes.socket or places.daemon_socket(environ, os.getuid()))
     try:
@@ -133,11 +155,22 @@ def _with_state(
         reload=lambda: _reload(wishes, environ, log),
         configuration=lambda: configuration_members(_load(wishes, environ).files),
         on_ready=wishes.on_ready,
+        http_key=key.secret,
+        http_off=key.off,
     )
     try:
         return _run(Node(config, outside), state_dir, clock.now, log)
     finally:
         listener.close()
+
+
+def _mask(control: LogControl, key: HttpKey, environ: Mapping[str, str]) -> None:
+    """What must not stand in any line, whoever puts it there."""
+    if key.secret is not None:
+        control.mask(key.secret)
+    for name in VARIABLES:
+        if environ.get(name):
+            control.mask(Secret(environ[name]))
 
 
 def _listen(path: str, passed: Sequence[int], config: Config, mode: int | None) -> UnixListener:
@@ -149,12 +182,13 @@ def _listen(path: str, passed: Sequence[int], config: Config, mode: int | None) 
     return open_unix_listener(path, mode=mode or (0o660 if shared else 0o600), group=group)
 
 
-def _reload(wishes: Wishes, environ: Mapping[str, str], log: Logger) -> Config | None:
+def _reload(wishes: Wishes, environ: Mapping[str, str], log: Logger) -> Config | list[str]:
     loaded = _load(wishes, environ)
-    if loaded.config is None:
-        problems = [problem.text for problem in loaded.problems]
-        log.error("config.refused", problems=problems, kept="the configuration in force")
-    return loaded.config
+    if loaded.config is not None:
+        return loaded.config
+    problems = [problem.text for problem in loaded.problems]
+    log.error("config.refused", problems=problems, kept="the configuration in force")
+    return problems
 
 
 def _run(node: Node, state_dir: str, now: Callable[[], datetime], log: Logger) -> int:

@@ -17,10 +17,10 @@ import h11
 import trio
 
 from ambientd.core.envelope import encode_error
-from ambientd.core.target import BadTarget, parse_target
+from ambientd.core.target import BadTarget, Target, parse_target
 from ambientd.net.http_answer import CONTINUE, LAST_CHUNK, DateLine, chunk_of, head_of
 from ambientd.net.quick_stream import QuickStream
-from ambientd.ports.http import Application, Caller, HttpLog, Request, Response
+from ambientd.ports.http import Application, Caller, Door, HttpLog, Request, Response, Turned
 from ambientd.wire.errors import ERRORS
 from ambientd.wire.messages import ErrorDetail
 from ambientd.wire.routes import BODY_MAX_BYTES
@@ -68,18 +68,41 @@ class Phase(Enum):
 class _RefusedError(Exception):
     """What was received cannot be served; the connection is closed after the answer."""
 
-    def __init__(self, code: str, message: str, details: tuple[ErrorDetail, ...] = ()) -> None:
+    def __init__(
+        self, code: str, message: str, details: tuple[ErrorDetail, ...] = (), turned: Turned | None = None
+    ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.details = details
+        self.turned = turned
+
+    @property
+    def status(self) -> int:
+        """The door knows better than the table: the same code is 401 or 403 there."""
+        return ERRORS[self.code].status if self.turned is None else self.turned.status
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """Further header lines of the answer."""
+        return () if self.turned is None else self.turned.headers
 
 
+def _turned_away(turned: Turned) -> _RefusedError:
+    return _RefusedError(turned.code, turned.message, turned=turned)
+
+
+# What h11 says of a request without a Host header, or with two.
+_HOST_FAULT = re.compile(r"(?:Missing mandatory|Found multiple) Host: header")
 _QUOTED = re.compile(r"""bytearray\(|\bb['"]""")
 
 
-def _refusal_of(error: h11.RemoteProtocolError, received: bytes) -> _RefusedError:
+def _refusal_of(error: h11.RemoteProtocolError, received: bytes, door: Door | None) -> _RefusedError:
     """h11 suggests 400, 413, 431 or 501; a client's mistake is never answered with 5xx here."""
+    if door is not None and error.error_status_hint == 431:
+        return _turned_away(door.illegible())
+    if door is not None and _HOST_FAULT.match(str(error)):
+        return _turned_away(door.nameless())
     if error.error_status_hint == 431:
         if b"\n" not in received:
             return _RefusedError("URI_TOO_LONG", "the request line is too long")
@@ -120,6 +143,8 @@ class Connection:
     __slots__ = (
         "_app",
         "_caller",
+        "_door",
+        "_endless",
         "_eof",
         "_leftover",
         "_limits",
@@ -136,9 +161,19 @@ class Connection:
         "request_id",
     )
 
-    def __init__(self, server: Owner, stream: trio.abc.Stream, caller: Caller, app: Application) -> None:
+    def __init__(
+        self,
+        server: Owner,
+        stream: trio.abc.Stream,
+        caller: Caller,
+        app: Application,
+        *,
+        door: Door | None = None,
+    ) -> None:
         self._server = server
         self._app = app
+        self._door = door
+        self._endless = False
         self._limits = server.limits
         self._stream = stream
         self._quick = stream if isinstance(stream, QuickStream) else None
@@ -174,7 +209,7 @@ class Connection:
 
     def is_abandoned(self) -> bool:
         """Whether nobody is there any more to read an answer."""
-        return self._quick is not None and self._quick.is_peer_gone()
+        return self._quick is not None and self._quick.is_peer_gone(ended=self._endless)
 
     # --- time
 
@@ -243,8 +278,11 @@ class Connection:
             event = self._parse(parser)
         if not isinstance(event, h11.Request):
             return None
-        headers = self._check_head(parser, event)
-        target = self._check_target(event)
+        headers = _headers_of(event)
+        found = parse_target(event.target)
+        caller = self._admit(event, headers, found)
+        self._check_head(parser, event, headers)
+        target = self._check_target(found)
         body = b""
         if "content-length" in headers or "transfer-encoding" in headers:
             body = await self._read_body(parser, headers, late)
@@ -252,19 +290,31 @@ class Connection:
         self._leftover, self._eof = parser.trailing_data
         return Request(
             method=self._method,
-            path=target[0],
-            query=target[1],
+            path=target.path,
+            query=target.query,
             headers=headers,
             body=body,
-            caller=self._caller,
+            caller=caller,
             request_id=self.request_id,
         )
+
+    def _admit(self, event: h11.Request, headers: dict[str, str], target: Target | BadTarget) -> Caller:
+        """Asks the door, before anything else is looked at or read."""
+        self._method = event.method.decode("ascii")
+        self._version = event.http_version
+        self._path = target.path if isinstance(target, Target) else ""
+        if self._door is None:
+            return self._caller
+        admitted = self._door.admit(self._method, self._path, headers, self._caller)
+        if isinstance(admitted, Turned):
+            raise _turned_away(admitted)
+        return admitted
 
     def _parse(self, parser: h11.Connection) -> object:
         try:
             return parser.next_event()
         except h11.RemoteProtocolError as error:
-            raise _refusal_of(error, parser.trailing_data[0]) from error
+            raise _refusal_of(error, parser.trailing_data[0], self._door) from error
 
     async def _receive_more(self, parser: h11.Connection, deadline: float) -> None:
         self._scope.deadline = deadline
@@ -272,10 +322,8 @@ class Connection:
         self._received += len(data)
         parser.receive_data(bytes(data))
 
-    def _check_head(self, parser: h11.Connection, event: h11.Request) -> dict[str, str]:
+    def _check_head(self, parser: h11.Connection, event: h11.Request, headers: dict[str, str]) -> None:
         limits = self._limits
-        self._method = event.method.decode("ascii")
-        self._version = event.http_version
         if self._version[:2] != b"1.":
             raise _RefusedError("BAD_REQUEST", "this server speaks HTTP/1.1")
         if len(event.target) > limits.target_bytes:
@@ -288,7 +336,6 @@ class Connection:
                 raise _RefusedError(
                     "HEADERS_TOO_LARGE", f"the head is longer than {limits.header_bytes} bytes"
                 )
-        headers = _headers_of(event)
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise _RefusedError("UNSUPPORTED_MEDIA_TYPE", "bodies must not be encoded (Content-Encoding)")
         length = headers.get("content-length")
@@ -298,15 +345,13 @@ class Connection:
                 raise _RefusedError("BAD_REQUEST", "Content-Length and Transfer-Encoding exclude each other")
             if int(length) > limits.body_bytes:
                 raise self._too_large()
-        return headers
 
-    def _check_target(self, event: h11.Request) -> tuple[str, dict[str, str]]:
-        target = parse_target(event.target)
+    @staticmethod
+    def _check_target(target: Target | BadTarget) -> Target:
         if isinstance(target, BadTarget):
             problem = ErrorDetail(field=target.field, issue=target.issue, message=target.message)
             raise _RefusedError("VALIDATION_ERROR", target.message, (problem,))
-        self._path = target.path
-        return target.path, target.query
+        return target
 
     def _too_large(self) -> _RefusedError:
         return _RefusedError("PAYLOAD_TOO_LARGE", f"the body is larger than {self._limits.body_bytes} bytes")
@@ -353,6 +398,7 @@ class Connection:
             self._server.log.fault("response", error, request_id=self.request_id)
             raise _RefusedError("INTERNAL_ERROR", "the answer could not be sent") from error
         if response.stream is not None:
+            self._endless = response.endless
             await self._send_stream(head, response.stream, nothing=request.method == "HEAD")
         elif request.method == "HEAD":
             await self._send(head)
@@ -406,7 +452,7 @@ class Connection:
 
     async def _refuse(self, refusal: _RefusedError) -> None:
         """Answers, closes our side and lets the client finish, within bounds."""
-        status = ERRORS[refusal.code].status
+        status = refusal.status
         body = encode_error(refusal.code, refusal.message, refusal.details, self.request_id)
         self._server.log.refused(
             request_id=self.request_id,
@@ -415,7 +461,7 @@ class Connection:
             method=self._method,
             path=self._path[:_PATH_SHOWN],
         )
-        head = self._head(Response(status, body), close=True)
+        head = self._head(Response(status, body, headers=refusal.headers), close=True)
         await self._send(head if self._method == "HEAD" else head + body)
         await self._linger()
 

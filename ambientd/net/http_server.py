@@ -13,7 +13,7 @@ from ambientd.net.http_answer import DateLine, head_of
 from ambientd.net.http_connection import Connection, Limits, Phase, drain
 from ambientd.net.quick_stream import QuickStream
 from ambientd.ports.clock import Clock
-from ambientd.ports.http import Application, Caller, HttpLog, Response
+from ambientd.ports.http import Application, Caller, Door, HttpLog, Response
 from ambientd.wire.errors import ERRORS
 
 __all__ = ["HttpServer", "Limits"]
@@ -57,9 +57,11 @@ class HttpServer:
             self._prefix = os.urandom(4).hex()
         return f"{self._prefix}-{next(self._numbers):06x}"
 
-    async def serve_connection(self, stream: trio.abc.Stream, caller: Caller) -> None:
+    async def serve_connection(
+        self, stream: trio.abc.Stream, caller: Caller, *, door: Door | None = None
+    ) -> None:
         """Serves one stream until it ends and closes it. Raises nothing but cancellation."""
-        connection = Connection(self, stream, caller, self._app)
+        connection = Connection(self, stream, caller, self._app, door=door)
         self._connections.add(connection)
         try:
             await connection.run()
@@ -77,13 +79,15 @@ class HttpServer:
         listener: socket.socket,
         caller_of: Callable[[socket.socket], Caller],
         *,
+        door: Door | None = None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accepts and serves until cancelled, which cuts what is open. The listener stays open.
 
         `caller_of` is asked once per connection; an OSError from it closes that connection. Connections
         beyond the cap are answered 503 and closed; those who may only read have a cap of their own, so that
-        they cannot keep the operator out. Raises OSError when the listener is unusable.
+        they cannot keep the operator out. `door` sees every request before its body is read. Raises OSError
+        when the listener is unusable.
         """
         async with trio.open_nursery() as nursery:
 
@@ -96,7 +100,7 @@ class HttpServer:
                     return
                 if self._taken[caller.may_write] < self.limits.connections:
                     self._taken[caller.may_write] += 1
-                    nursery.start_soon(self._serve_socket, sock, caller)
+                    nursery.start_soon(self._serve_socket, sock, caller, door)
                 else:
                     self._turn_away(sock, nursery)
 
@@ -141,9 +145,9 @@ class HttpServer:
 
     # --- sockets
 
-    async def _serve_socket(self, sock: socket.socket, caller: Caller) -> None:
+    async def _serve_socket(self, sock: socket.socket, caller: Caller, door: Door | None) -> None:
         try:
-            await self.serve_connection(QuickStream(sock), caller)
+            await self.serve_connection(QuickStream(sock), caller, door=door)
         finally:
             self._taken[caller.may_write] -= 1
             sock.close()

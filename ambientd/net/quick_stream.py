@@ -75,16 +75,17 @@ class QuickStream(trio.abc.HalfCloseableStream):
         except OSError as error:
             raise self._lost(error) from error
 
-    def is_peer_gone(self) -> bool:
-        """Whether both directions are closed. A client that only ended its sending is not gone.
+    def is_peer_gone(self, *, ended: bool = False) -> bool:
+        """Whether both directions are closed; with `ended` a client that only ended its sending is gone too.
 
         On TCP a closed client looks like one that ended its sending until something is sent to it.
         """
         if self._sock.fileno() < 0:
             return True
         poller = select.poll()
-        poller.register(self._sock, 0)
-        return any(flags & (select.POLLHUP | select.POLLERR) for _, flags in poller.poll(0))
+        poller.register(self._sock, select.POLLRDHUP if ended else 0)
+        signs = select.POLLHUP | select.POLLERR | (select.POLLRDHUP if ended else 0)
+        return any(flags & signs for _, flags in poller.poll(0))
 
     def close(self) -> None:
         """Closes at once; repeating it is harmless."""

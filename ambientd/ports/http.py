@@ -9,13 +9,37 @@ import msgspec
 class Caller(NamedTuple):
     """Who is at the other end, read from the kernel at accept; numbers, never parsed text.
 
-    `uid` is None when the transport does not know (TCP). `may_write` was decided at accept.
+    `uid` is None when the transport does not know (TCP); `ip` is the address then. `may_write` was decided
+    at accept, or by the listener's `Door`.
     """
 
     transport: str
     uid: int | None
     pid: int | None
     may_write: bool
+    ip: str | None = None
+
+
+class Turned(NamedTuple):
+    """A request that does not get past the door: answered at once, its body unread."""
+
+    status: int
+    code: str
+    message: str
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class Door(Protocol):
+    """Decides from a request's head alone whether the request may come in. Never blocks, never raises."""
+
+    def admit(self, method: str, path: str, headers: "Mapping[str, str]", caller: Caller) -> Caller | Turned:
+        """Who is calling from now on, or why not. `path` is empty when it cannot be decoded."""
+
+    def illegible(self) -> Turned:
+        """The head is too large to look for anything in it."""
+
+    def nameless(self) -> Turned:
+        """The head has no Host header, or two."""
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
@@ -32,13 +56,17 @@ class Request(msgspec.Struct, frozen=True, gc=False):
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
-    """One answer; `stream`, when given, replaces `body` and is sent chunked until it ends."""
+    """One answer; `stream`, when given, replaces `body` and is sent chunked until it ends.
+
+    `endless`: it has no end of its own, so a client that ended its sending counts as gone.
+    """
 
     status: int
     body: bytes = b""
     content_type: str = "application/json"
     headers: tuple[tuple[str, str], ...] = ()
     stream: AsyncIterator[bytes] | None = None
+    endless: bool = False
 
 
 Application = Callable[[Request], Awaitable[Response]]

@@ -1,5 +1,6 @@
 """Wakes those who wait for a session's next event."""
 
+from collections.abc import Callable
 from weakref import WeakValueDictionary
 
 import trio
@@ -24,7 +25,9 @@ class NewsBoard:
     The watches own the events, so a watch that is dropped without ever waiting leaves nothing behind.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, also: Callable[[str], object] | None = None) -> None:
+        """`also` hears of every session that has news."""
+        self._also = also
         self._events: WeakValueDictionary[str, trio.Event] = WeakValueDictionary()
 
     def watch(self, session_id: str) -> Watch:
@@ -36,6 +39,8 @@ class NewsBoard:
         event = self._events.pop(session_id, None)
         if event is not None:
             event.set()
+        if self._also is not None:
+            self._also(session_id)
 
     def __len__(self) -> int:
         """How many sessions are watched."""

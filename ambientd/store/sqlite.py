@@ -134,6 +134,11 @@ class SqliteStore:
         """Why it is not ready, without a look at the disk: what every request asks first."""
         return self._reason
 
+    @property
+    def commits(self) -> int:
+        """How many commits there were, without a look at the disk."""
+        return self._commits
+
     def facts(self) -> SqliteStoreFacts:
         """The store's state, without waiting; looks whether the file is still the one that is open."""
         moved = self._writer.moved() if self._writer is not None else None

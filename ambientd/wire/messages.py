@@ -344,6 +344,14 @@ class ContractRejection(msgspec.Struct):
     count: int
 
 
+class HttpStatus(msgspec.Struct, rename="camel", omit_defaults=True):
+    """The API on TCP: where it listens, or why it does not."""
+
+    enabled: bool
+    address: str | None = None
+    reason: str | None = None
+
+
 class StatusDocument(msgspec.Struct, rename="camel", omit_defaults=True):
     """`ambientctl status --json` and `/api/system/status`; parts that do not exist yet are absent."""
 
@@ -359,6 +367,7 @@ class StatusDocument(msgspec.Struct, rename="camel", omit_defaults=True):
     problems: list[Problem]
     alerts: AlertsStatus | None = None
     contract_rejections: list[ContractRejection] = msgspec.field(default_factory=list)
+    http: HttpStatus | None = None
 
 
 # --- schema

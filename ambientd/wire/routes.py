@@ -4,6 +4,10 @@ LIVEZ = "/livez"
 READYZ = "/readyz"
 OPENAPI = "/openapi.json"
 STATUS = "/api/system/status"
+STATUS_STREAM = "/api/system/status/stream"
+LOGS = "/api/logs"
+LOG_LEVEL = "/api/v1/node/log-level"
+RELOAD = "/api/v1/node/reload"
 SPAWN = "/api/control/spawn"
 KILL = "/api/control/kill"
 LEDGER = "/api/v3/ledger"
@@ -26,11 +30,15 @@ ANALYTICS_PERFORMANCE = "/api/v3/analytics/performance"
 LEDGER_EXPORT = "/api/v3/ledger/export"
 
 REQUEST_ID_HEADER = "X-Request-Id"
+KEY_HEADER = "X-Secret-Key"
 HEALTH_HEADER = "X-Ambient-Health"
 
 PROMPT_MAX_BYTES = 512 * 1024
 BODY_MAX_BYTES = 1024 * 1024
 LONG_POLL_MAX_SEC = 25
+LOGS_MAX = 2000
+LOGS_DEFAULT = 120
+LOG_LEVEL_MAX_SEC = 86400
 
 SCHEMA_STATUS = "ambient.status/1"
 SCHEMA_SESSIONS = "ambient.sessions/1"
@@ -56,5 +64,8 @@ SCHEMA_RECOST = "ambient.recost/1"
 SCHEMA_LEGACY_IMPORT = "ambient.legacy-import/1"
 SCHEMA_IMPORT_DRIFT = "ambient.import-drift/1"
 SCHEMA_INGEST = "ambient.ingest/1"
+SCHEMA_LOGS = "ambient.logs/1"
+SCHEMA_LOG_LEVEL = "ambient.log-level/1"
+SCHEMA_RELOAD = "ambient.reload/1"
 SCHEMA_USAGE = "ambient.usage/1"
 SCHEMA_PERFORMANCE = "ambient.performance/1"

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from ambientd.api.ledger import Ledger, ledger_routes
 from ambientd.api.node import status_routes
 from ambientd.api.router import build_application
 from ambientd.core.target import Target, parse_target
-from ambientd.flows.status import IntakeFacts, LoopFacts, NodeFacts, StatusSources
+from ambientd.flows.status import IntakeFacts, LoopFacts, NodeFacts, StatusSources, gather
 from ambientd.ports.http import Caller, Request, Response
+from ambientd.services.changes import Changes
+from ambientd.services.statusboard import StatusBoard
 from tests.fakes.clock import EPOCH
 from tests.fakes.feed import ListFeed
 from tests.fakes.http_log import ListHttpLog
@@ -64,8 +67,14 @@ class Api:
             loop=lambda: self.loop,
             intake=lambda: self.intake,
         )
+        self.changes = Changes()
+        self.board = StatusBoard(
+            gather=partial(gather, sources),
+            changes=self.changes,
+            written=lambda: rig.real_store.commits,
+        )
         self._application = build_application(
-            (*control_routes(control), *ledger_routes(ledger), *status_routes(sources)),
+            (*control_routes(control), *ledger_routes(ledger), *status_routes(self.board)),
             readiness=lambda: rig.store.facts().reason,
             log=self.log,
             admin_group="ambient-admin",

@@ -97,3 +97,17 @@ async def test_it_is_served_and_describes_itself() -> None:
     assert first.status == 200
     assert first.body == second.body
     assert msgspec.json.decode(first.body)["paths"]["/openapi.json"]["get"]["summary"] == "This document."
+
+
+def test_every_route_that_is_not_open_wants_the_key_and_says_so() -> None:
+    document = _document()
+    (scheme,) = document["components"]["securitySchemes"].items()
+    assert scheme[1] == scheme[1] | {"type": "apiKey", "in": "header", "name": "X-Secret-Key"}
+    seen = set()
+    for item in document["paths"].values():
+        for operation in item.values():
+            is_open = operation["x-access"] == "open"
+            assert operation["security"] == ([] if is_open else [{scheme[0]: []}])
+            assert ("401" in operation["responses"]) is not is_open
+            seen.add(is_open)
+    assert seen == {True, False}
