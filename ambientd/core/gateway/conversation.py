@@ -29,6 +29,8 @@ from ambientd.core.gateway.hello import DEFAULT_TICK, Challenge, Hello, parse_ch
 MOST_PENDING = 256
 # A gateway that says nothing for two of its own ticks is gone.
 SILENT_TICKS = 2
+# A row with all about it has 5 KB. A larger event is not kept for listeners; they are told to list again.
+LARGEST_EVENT = 256 * 1024
 DRAINING_REASON = "gateway-restarting"
 
 
@@ -234,7 +236,11 @@ class Conversation:
             if frame.seq != self._seq + 1:
                 happened.append(EventsSkipped())
             self._seq = frame.seq
-        if is_wanted(frame.name, frame.payload):
+        if not is_wanted(frame.name, frame.payload):
+            return tuple(happened)
+        if len(bytes(frame.payload)) > LARGEST_EVENT:
+            happened.append(EventsSkipped())
+        else:
             payload = decode_payload(frame.payload)
             happened.append(EventCame(frame.name, payload))
             if frame.name == SHUTDOWN and self.state is State.OPEN:

@@ -100,9 +100,7 @@ def _device_token_void(_fault: GatewayFault, had: Credentials) -> Reaction:
         return Reaction(
             reason=reason, pacing=Pacing.SLOW, pause=SHARED_TOKEN_PAUSE, token=TokenMove.DROP_DEVICE
         )
-    return msgspec.structs.replace(
-        _slow(reason, _GIVE_ONE, WRONG_TOKEN_PAUSE), token=TokenMove.DROP_DEVICE
-    )
+    return msgspec.structs.replace(_slow(reason, _GIVE_ONE, WRONG_TOKEN_PAUSE), token=TokenMove.DROP_DEVICE)
 
 
 def _bad_signature(fault: GatewayFault, _had: Credentials) -> Reaction:
