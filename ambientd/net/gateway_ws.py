@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from ambientd.core.gateway.address import Address
+from ambientd.config.gateway_address import Address
 from ambientd.core.gateway.frames import MAX_FRAME
 from ambientd.ports.gateway_socket import DialError, SocketClosedError
 

@@ -1,4 +1,4 @@
-"""What the link to a gateway needs from outside: a websocket, a key that signs, a place for tokens."""
+"""What the link to a gateway needs from outside: a websocket, a key that signs, tokens."""
 
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
@@ -58,14 +58,24 @@ class DeviceKey(Protocol):
         """The Ed25519 signature, 64 bytes."""
 
 
-class DeviceTokens(Protocol):
-    """Tokens that gateways issued to this device, one per URL."""
+class CredentialsError(Exception):
+    """A key or token that is there cannot be used; the message is a sentence without any secret."""
 
-    async def load(self, url: str) -> str | None:
-        """The token, or None when there is none that can be used."""
 
-    async def save(self, url: str, token: str) -> None:
+class GatewayCredentials(Protocol):
+    """Who this node is to gateways. Read anew for each attempt, so that a new token needs no restart."""
+
+    async def key(self) -> DeviceKey:
+        """The node's key, made at the first use. Raises CredentialsError."""
+
+    async def shared_token(self) -> str | None:
+        """The gateway's own token, None when nobody gave one. Raises CredentialsError."""
+
+    async def device_token(self, url: str) -> str | None:
+        """What the gateway at `url` issued to this node; None when there is none that can be used."""
+
+    async def keep_device_token(self, url: str, token: str) -> None:
         """Replaces it; durable when it returns. Raises UnavailableError."""
 
-    async def drop(self, url: str) -> None:
+    async def drop_device_token(self, url: str) -> None:
         """Forgets it. Raises UnavailableError."""

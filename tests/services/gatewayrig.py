@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 import trio
 from nacl.signing import SigningKey
 
-from ambientd.core.gateway.address import Address, parse_address
+from ambientd.config.gateway_address import Address, parse_address
 from ambientd.core.gateway.hello import NEEDED_SCOPES, Client
-from ambientd.host.device_key import FileDeviceKey
+from ambientd.host.gateway_credentials import FileDeviceKey
 from ambientd.net.gateway_ws import WebSocketDialer
 from ambientd.ports.gateway import LinkNews, LinkPhase
+from ambientd.ports.gateway_socket import CredentialsError
 from ambientd.services.gateway_link import GatewayLinkService
 from tests.fakes.clock import TrioWallClock
 from tests.fakes.gateway import FakeGateway
@@ -20,20 +21,30 @@ from tests.fakes.log import ListLog
 CLIENT = Client(version="0.1.0", instance_id="instance-1", display_name="ambientd on test")
 
 
-class MemoryTokens:
-    """Implements `ports.gateway_socket.DeviceTokens`."""
+class MemoryCredentials:
+    """Implements `ports.gateway_socket.GatewayCredentials`."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: str | None = None) -> None:
+        self.shared = shared
         self.kept: dict[str, str] = {}
         self.dropped = 0
+        self.broken: str | None = None
 
-    async def load(self, url: str) -> str | None:
+    async def key(self) -> FileDeviceKey:
+        if self.broken is not None:
+            raise CredentialsError(self.broken)
+        return FileDeviceKey(SigningKey(bytes(range(32))))
+
+    async def shared_token(self) -> str | None:
+        return self.shared
+
+    async def device_token(self, url: str) -> str | None:
         return self.kept.get(url)
 
-    async def save(self, url: str, token: str) -> None:
+    async def keep_device_token(self, url: str, token: str) -> None:
         self.kept[url] = token
 
-    async def drop(self, url: str) -> None:
+    async def drop_device_token(self, url: str) -> None:
         self.dropped += 1
         self.kept.pop(url, None)
 
@@ -44,7 +55,7 @@ class Rig:
 
     gateway: FakeGateway
     link: GatewayLinkService
-    tokens: MemoryTokens
+    credentials: MemoryCredentials
     log: ListLog
     heard: list[LinkNews] = field(default_factory=list)
 
@@ -69,29 +80,25 @@ def address() -> Address:
 async def linked(
     gateway: FakeGateway | None = None,
     *,
-    token: str | None = "",
-    tokens: MemoryTokens | None = None,
+    credentials: MemoryCredentials | None = None,
     jitter: Callable[[], float] = lambda: 0.5,
     scopes: tuple[str, ...] = NEEDED_SCOPES,
     wait: bool = True,
 ) -> AsyncIterator[Rig]:
-    """A running link. `token` "" is the gateway's own."""
+    """A running link; it has the gateway's token unless other credentials are given."""
     gateway = gateway or FakeGateway()
     async with gateway.running(), trio.open_nursery() as nursery:
-        shared = gateway.token if token == "" else token
-        tokens, log = tokens or MemoryTokens(), ListLog()
+        credentials, log = credentials or MemoryCredentials(gateway.token), ListLog()
         link = GatewayLinkService(
             dialer=WebSocketDialer(address(), open_stream=gateway.open_stream),
-            key=FileDeviceKey(SigningKey(bytes(range(32)))),
-            tokens=tokens,
-            shared_token=lambda: shared,
+            credentials=credentials,
             client=CLIENT,
             clock=TrioWallClock(),
             jitter=jitter,
             log=log,
             scopes=scopes,
         )
-        rig = Rig(gateway, link, tokens, log)
+        rig = Rig(gateway, link, credentials, log)
         news = link.news()
 
         async def listen() -> None:

@@ -1,18 +1,12 @@
 import pytest
-import trio
 from trio.testing import MockClock
 
 from ambientd.ports.gateway import (
-    EventsMissed,
-    GatewayEvent,
     GatewayRefusedError,
-    GatewayUnavailableError,
-    LinkDown,
     LinkPhase,
-    LinkUp,
 )
-from tests.fakes.gateway import Close, Delay, Fail, FakeGateway, Silence, recorded_failure
-from tests.services.gatewayrig import MemoryTokens, linked
+from tests.fakes.gateway import FakeGateway
+from tests.services.gatewayrig import linked
 
 
 @pytest.mark.parametrize(("protocol", "version"), [(4, "2026.9.6"), (3, "2026.5.7")])

@@ -211,3 +211,8 @@ def react_to_http(status: int) -> Reaction:
 def react_to_silence(what: str) -> Reaction:
     """No connection, or nothing said on it."""
     return Reaction(reason=what)
+
+
+def react_to_credentials(what: str) -> Reaction:
+    """A key or token of ours that cannot be used; looked at again now and then."""
+    return _slow(what, "Mend the file; the next attempt reads it anew.", 60.0)

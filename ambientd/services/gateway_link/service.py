@@ -53,9 +53,10 @@ from ambientd.ports.gateway import (
     LinkUp,
 )
 from ambientd.ports.gateway_socket import (
+    CredentialsError,
     DeviceKey,
-    DeviceTokens,
     DialError,
+    GatewayCredentials,
     GatewayDialer,
     GatewaySocket,
     SocketClosedError,
@@ -85,11 +86,21 @@ class _Waiter:
         self.sent = False
 
 
+class _Papers(msgspec.Struct, frozen=True):
+    """What one attempt shows to the gateway. `chosen` is the device's token or the shared one."""
+
+    key: DeviceKey
+    had: Credentials
+    chosen: str
+    device_token: str | None
+
+
 class _Line:
     """One connection: what is to be sent, who waits, and how it ended."""
 
-    def __init__(self, socket: GatewaySocket, now: float) -> None:
+    def __init__(self, socket: GatewaySocket, papers: _Papers, now: float) -> None:
         self.socket = socket
+        self.papers = papers
         self.conversation = Conversation(now)
         self.greet_by = now + HANDSHAKE_SEC
         self.connect_sent = now
@@ -140,9 +151,7 @@ class GatewayLinkService:
         self,
         *,
         dialer: GatewayDialer,
-        key: DeviceKey,
-        tokens: DeviceTokens,
-        shared_token: Callable[[], str | None],
+        credentials: GatewayCredentials,
         client: Client,
         clock: Clock,
         jitter: Callable[[], float],
@@ -151,9 +160,7 @@ class GatewayLinkService:
     ) -> None:
         """`jitter` gives a number in [0, 1). `scopes` are asked for; read and write must be granted."""
         self._dialer = dialer
-        self._key = key
-        self._tokens = tokens
-        self._shared_token = shared_token
+        self._credentials = credentials
         self._client = client
         self._clock = clock
         self._jitter = jitter
@@ -164,9 +171,7 @@ class GatewayLinkService:
         self._line: _Line | None = None
         self._listeners: WeakSet[Listener] = WeakSet()
         self._nudge = Bell()
-        self._device_token: str | None = None
         self._prefer_device = False
-        self._sent_device = False
         self._told_down = False
         self._told_reason: str | None = None
         self._boot_id: str | None = None
@@ -228,19 +233,28 @@ class GatewayLinkService:
     # --- one attempt -----------------------------------------------------------------------------------
 
     async def _attempt(self) -> Reaction:
-        self._device_token = await self._tokens.load(self._dialer.url)
         line: _Line | None = None
         try:
+            papers = await self._find_papers()
             async with self._dialer.dial() as socket:
-                line = _Line(socket, trio.current_time())
+                line = _Line(socket, papers, trio.current_time())
                 await self._hold(line)
                 await socket.close(*line.farewell)
+        except CredentialsError as error:
+            return refusals.react_to_credentials(str(error))
         except DialError as error:
             return _of_dial(error)
         except SocketClosedError as closed:
             if line is None or line.reaction is None:
                 return _of_close(closed, line)
         return _reaction_of(line)
+
+    async def _find_papers(self) -> _Papers:
+        key, shared = await self._credentials.key(), await self._credentials.shared_token()
+        device = await self._credentials.device_token(self._dialer.url)
+        with_device = device is not None and (self._prefer_device or shared is None)
+        had = Credentials(shared is not None, device is not None, with_device)
+        return _Papers(key, had, (device if with_device else shared) or "", device)
 
     async def _hold(self, line: _Line) -> None:
         self._line = line
@@ -319,9 +333,7 @@ class GatewayLinkService:
             case Greeted(hello):
                 self._greeted(line, hello, nursery)
             case ConnectRefused(fault):
-                device = self._device_token is not None
-                had = Credentials(bool(self._shared_token()), device, self._sent_device)
-                line.end(refusals.react_to_refusal(fault, had))
+                line.end(refusals.react_to_refusal(fault, line.papers.had))
             case Answered():
                 self._answered(line, happened)
             case EventCame(name, payload):
@@ -337,13 +349,16 @@ class GatewayLinkService:
                 self._tell(EventsMissed())
 
     def _answer_challenge(self, line: _Line, challenge: Challenge) -> None:
-        shared = self._shared_token() or ""
-        self._sent_device = self._device_token is not None and (self._prefer_device or not shared)
-        token = (self._device_token or "") if self._sent_device else shared
-        device = device_of(self._key.public_key)
-        signature = self._key.sign(payload_to_sign(device, challenge, scopes=self._scopes, token=token))
+        papers, scopes = line.papers, self._scopes
+        device = device_of(papers.key.public_key)
+        text = payload_to_sign(device, challenge, scopes=scopes, token=papers.chosen)
         params = build_connect(
-            device, challenge, self._client, scopes=self._scopes, token=token, signature=signature
+            device,
+            challenge,
+            self._client,
+            scopes=scopes,
+            token=papers.chosen,
+            signature=papers.key.sign(text),
         )
         line.connect_sent = trio.current_time()
         line.ask("connect", params, HANDSHAKE_SEC)
@@ -353,7 +368,7 @@ class GatewayLinkService:
         if missing:
             line.end(refusals.react_to_scopes(missing, hello.scopes))
             return
-        if hello.device_token is not None and hello.device_token != self._device_token:
+        if hello.device_token is not None and hello.device_token != line.papers.device_token:
             nursery.start_soon(self._keep, hello.device_token)
         now = trio.current_time()
         line.greeted_at = now
@@ -383,7 +398,7 @@ class GatewayLinkService:
 
     async def _keep(self, token: str) -> None:
         try:
-            await self._tokens.save(self._dialer.url, token)
+            await self._credentials.keep_device_token(self._dialer.url, token)
         except UnavailableError as error:
             self._log.warning("gateway.token_not_kept", reason=str(error))
 
@@ -425,7 +440,7 @@ class GatewayLinkService:
         elif move is TokenMove.DROP_DEVICE:
             self._prefer_device = False
             try:
-                await self._tokens.drop(self._dialer.url)
+                await self._credentials.drop_device_token(self._dialer.url)
             except UnavailableError as error:
                 self._log.warning("gateway.token_not_dropped", reason=str(error))
 
