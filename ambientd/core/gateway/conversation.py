@@ -238,7 +238,7 @@ class Conversation:
             self._seq = frame.seq
         if not is_wanted(frame.name, frame.payload):
             return tuple(happened)
-        if len(bytes(frame.payload)) > LARGEST_EVENT:
+        if memoryview(frame.payload).nbytes > LARGEST_EVENT:
             happened.append(EventsSkipped())
         else:
             payload = decode_payload(frame.payload)
