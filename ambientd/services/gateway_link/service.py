@@ -199,7 +199,8 @@ class GatewayLinkService:
     async def call(
         self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float = 10.0
     ) -> Any:
-        """See `ports.gateway.GatewayLink.call`."""
+        """See `ports.gateway.GatewayLink.call`. A call that was cancelled before it began is not sent."""
+        await trio.lowlevel.checkpoint()
         line = self._line
         if line is None or self._state.phase is not LinkPhase.READY:
             why = self._state.reason or "there is no connection to the gateway"

@@ -276,8 +276,8 @@ class FakeGateway:
                     nursery.start_soon(self._write, peer)
                     if not self.mute:
                         await self._talk(peer)
-                    else:
-                        await trio.sleep_forever()
+                    while True:  # mute: what is said is heard and not answered
+                        await socket.get_message()
                 finally:
                     self.peers.discard(peer)
                     nursery.cancel_scope.cancel()
