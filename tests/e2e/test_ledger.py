@@ -188,6 +188,18 @@ def test_a_database_path_that_cannot_be_written_fails_closed(new_node: MakeNode,
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
+def test_two_daemons_that_meet_a_new_database_apply_each_migration_once(
+    new_node: MakeNode, tmp_path: Path
+) -> None:
+    place = {"HELICARRIER_DB_PATH": str(tmp_path / "shared.db")}
+    both = [new_node(environment=place, ready=False) for _ in range(2)]
+    both[0].wait_for(lambda: any(node.is_ready() for node in both), 30)
+    with closing(sqlite3.connect(f"file:{tmp_path}/shared.db?mode=ro", uri=True)) as link:
+        versions = [row[0] for row in link.execute("SELECT version FROM schema_migrations ORDER BY version")]
+    assert versions == list(range(1, len(versions) + 1))
+    assert len(versions) >= 4
+
+
 def every_route(node: Node) -> list[tuple[str, str]]:
     """Method and path of all routes of the API, as the node itself describes them."""
     paths = node.get("/openapi.json").json["paths"]
