@@ -130,6 +130,21 @@ def test_one_session_is_seen_everywhere_told_once_and_still_there_after_a_kill(n
     assert rows(node, "SELECT last_transition_at, last_notified_at, told FROM alert_state") == told
 
 
+def test_a_refusal_bears_one_id_in_its_body_its_header_and_the_log(new_node: MakeNode) -> None:
+    node = new_node({"log": {"level": "debug"}})
+    refusals = [
+        node.post(INGEST, body) for body in (b"{", envelope(1, "exploded"), {"envelope_version": "v9"})
+    ]
+    assert [answer.status for answer in refusals] == [400, 400, 422]
+    ids = [answer.json["error"]["requestId"] for answer in refusals]
+    assert len(set(ids)) == 3
+    assert [answer.headers["x-request-id"] for answer in refusals] == ids
+    logged = {event["request"]: event["code"] for event in node.log_events("http.refused")}
+    assert {name: logged[name] for name in ids} == {
+        answer.json["error"]["requestId"]: answer.json["error"]["code"] for answer in refusals
+    }
+
+
 def test_a_write_lock_of_three_seconds_makes_an_ingest_late_and_nothing_else(new_node: MakeNode) -> None:
     node = new_node()
     with closing(sqlite3.connect(node.state / "ambient.db", isolation_level=None)) as other:
