@@ -18,6 +18,7 @@ from tests.store.kit import of_version
 
 MakeNode = Callable[..., Node]
 SHAPES = json.loads((Path(__file__).parents[1] / "data" / "v3_shapes.json").read_text())
+MALFORMED = Path(__file__).parents[1] / "data" / "ingest" / "malformed.jsonl"
 INGEST = "/api/v3/ingest/session"
 READS = {
     "ledger": "GET /api/v3/ledger",
@@ -143,6 +144,22 @@ def test_a_refusal_bears_one_id_in_its_body_its_header_and_the_log(new_node: Mak
     assert {name: logged[name] for name in ids} == {
         answer.json["error"]["requestId"]: answer.json["error"]["code"] for answer in refusals
     }
+
+
+def test_two_processes_of_other_seeds_and_locales_refuse_in_the_same_bytes(new_node: MakeNode) -> None:
+    nodes = [
+        new_node(environment={"PYTHONHASHSEED": seed, "LC_ALL": locale})
+        for seed, locale in (("1", "C"), ("2", "C.UTF-8"))
+    ]
+    for line in MALFORMED.read_text().splitlines():
+        case = json.loads(line)
+        body: Any = case["raw"].encode() if "raw" in case else case["body"]
+        seen = set()
+        for node in nodes:
+            answer = node.post(INGEST, body or b" ")
+            error = answer.json["error"]
+            seen.add((answer.status, json.dumps(error | {"requestId": ""})))
+        assert len(seen) == 1, case["name"]
 
 
 def test_a_write_lock_of_three_seconds_makes_an_ingest_late_and_nothing_else(new_node: MakeNode) -> None:
