@@ -14,6 +14,7 @@ import pytest
 
 from tests.api.kit import fits
 from tests.e2e.harness import Node
+from tests.e2e.sessionkit import row, spawn, wait_status
 from tests.store.kit import of_version
 
 MakeNode = Callable[..., Node]
@@ -220,16 +221,33 @@ def test_a_database_path_that_cannot_be_written_fails_closed(new_node: MakeNode,
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
-def test_two_daemons_that_meet_a_new_database_apply_each_migration_once(
+def test_two_daemons_never_share_a_database_and_each_migration_is_applied_once(
     new_node: MakeNode, tmp_path: Path
 ) -> None:
+    """Each would take the other's sessions for lost: they look for the agents below their own state."""
+    config = {"agents": {"stays": {"command": ["/bin/sleep", "1000"]}}}
     place = {"HELICARRIER_DB_PATH": str(tmp_path / "shared.db")}
-    both = [new_node(environment=place, ready=False) for _ in range(2)]
-    both[0].wait_for(lambda: any(node.is_ready() for node in both), 30)
+    both = [new_node(config, environment=place, ready=False) for _ in range(2)]
+    until = time.monotonic() + 30
+    while not (any(node.is_ready() for node in both) and not all(node.is_alive() for node in both)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    first, second = sorted(both, key=lambda node: not node.is_alive())
+    assert second.wait_ended() == 75
+    assert f"shared.db is in use by process {first.pid}" in second.log
+    assert second.ambientd("migrate").returncode == 75
     with closing(sqlite3.connect(f"file:{tmp_path}/shared.db?mode=ro", uri=True)) as link:
         versions = [row[0] for row in link.execute("SELECT version FROM schema_migrations ORDER BY version")]
     assert versions == list(range(1, len(versions) + 1))
     assert len(versions) >= 4
+    session = spawn(first, "stays")
+    wait_status(first, session, "running")
+    second.start(ready=False)
+    assert second.wait_ended() == 75
+    assert row(first, session)["status"] == "running"
+    first.kill9()  # whoever is next may have it
+    second.start()
+    assert second.get("/api/v3/ledger").json["total"] == 1
 
 
 def every_route(node: Node) -> list[tuple[str, str]]:
