@@ -263,6 +263,39 @@ def every_route(node: Node) -> list[tuple[str, str]]:
     return found
 
 
+def test_every_refusal_of_every_route_has_the_one_shape(new_node: MakeNode) -> None:
+    node = new_node()
+    seen = set()
+    for method, path in every_route(node):
+        for body, kind, query in (
+            (b"{", "application/json", ""),
+            (b'"\xff"', "application/json", ""),
+            (b"[1]", "application/json", ""),
+            (b'{"nope": 1}', "application/json", ""),
+            (b"x=1", "application/x-www-form-urlencoded", ""),
+            (None, None, "?nope=1&limit=abc&from=yesterday"),
+            (None, None, ""),
+        ):
+            asked = "PUT" if body is None and method != "GET" else method
+            headers = {} if kind is None else {"Content-Type": kind}
+            answer = node.request(asked, path + query, body, headers=headers)
+            if answer.status < 400:
+                continue
+            seen.add(answer.status)
+            assert answer.status < 500, (method, path, body, answer)
+            error = answer.json["error"]
+            assert set(error) == {"code", "message", "details", "requestId"}, (method, path, answer)
+            for detail in error["details"]:
+                assert (
+                    {"field", "issue", "message"} <= set(detail) <= {"field", "issue", "message", "expected"}
+                )
+            fields = [detail["field"] for detail in error["details"]]
+            assert fields == sorted(fields), (method, path, answer)
+    assert {400, 404, 405, 415} <= seen
+    assert node.get("/api/v3/ledger").json["total"] == 0
+    assert node.log_events("http.fault") == []
+
+
 def test_a_migration_that_fails_closes_every_route_until_it_can_be_made(new_node: MakeNode) -> None:
     node = new_node()
     take(node, envelope(1))
