@@ -5,6 +5,7 @@ from datetime import datetime
 
 import msgspec
 
+from ambientd.core.gatewaytext import gateway_line
 from ambientd.core.text import age, age_of, cut, number, pad, printable, size, width_of
 from ambientd.core.timefmt import parse_rfc3339
 from ambientd.wire.enums import AgentStatus, Health
@@ -81,6 +82,7 @@ def _headline(document: StatusDocument, look: Look) -> str:
 def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
     host = document.node.host_id
     rows = [("host", "", f"{host[:11]}…{host[-4:]} ({document.node.host_id_source})"), None]
+    rows.append(("gateway", *gateway_line(document.gateway, now)))
     rows.append(("pulse", *_pulse(document, now)))
     ledger = document.ledger
     if ledger.ready:

@@ -6,8 +6,9 @@ from datetime import datetime
 
 import msgspec
 
-from ambientd.core.agentstatus import RECENT, view_agents
+from ambientd.core.agentstatus import RECENT, by_precedence, view_agents
 from ambientd.core.alertviews import alert_problems, count_alerts
+from ambientd.core.gatewaytext import NO_GATEWAY, GatewaySnapshot, gateway_problems
 from ambientd.core.health import health_of, problems_of
 from ambientd.core.records import SessionRecord, TaskOutcome
 from ambientd.core.timefmt import from_ms, rfc3339_ms
@@ -75,6 +76,7 @@ class StatusSources(msgspec.Struct, frozen=True, kw_only=True):
     intake: Callable[[], IntakeFacts]
     notifiers_failing: Callable[[], Mapping[str, str]] = dict
     rejections: Callable[[], Mapping[tuple[str, str], int]] = dict
+    gateway: Callable[[], GatewaySnapshot] = lambda: NO_GATEWAY
 
 
 class _Stored(msgspec.Struct, frozen=True):
@@ -101,6 +103,7 @@ async def gather(sources: StatusSources) -> StatusDocument:
         )
 
     stored = await sources.store.read(work)
+    gateway = sources.gateway()
     intake_facts = sources.intake()
     heartbeat = _heartbeat(sources.feed, sources.loop())
     ledger = _ledger(sources.store.facts(), stored)
@@ -112,11 +115,14 @@ async def gather(sources: StatusSources) -> StatusDocument:
         intake=intake,
         intake_failing=intake_facts.failing,
         now=now,
-        others=alert_problems(stored.alerts or (), sources.notifiers_failing()),
+        others=[
+            *gateway_problems(gateway.status),
+            *alert_problems(stored.alerts or (), sources.notifiers_failing()),
+        ],
     )
     return StatusDocument(
         schema=SCHEMA_STATUS,
-        generated_at=rfc3339_ms(now),
+        generated_at=rfc3339_ms(gateway.as_of or now),
         health=health_of(problems),
         node=_node(sources.node, now),
         heartbeat=heartbeat,
@@ -125,7 +131,10 @@ async def gather(sources: StatusSources) -> StatusDocument:
             running=by_status[SessionStatus.RUNNING], queued=by_status[SessionStatus.QUEUED]
         ),
         intake=intake,
-        agents=view_agents(sources.agents(), stored.active, stored.ended, now),
+        gateway=gateway.status,
+        agents=by_precedence(
+            [*view_agents(sources.agents(), stored.active, stored.ended, now), *gateway.agents]
+        ),
         problems=problems,
         contract_rejections=[
             ContractRejection(code, version, count) for (code, version), count in sources.rejections().items()
