@@ -71,7 +71,7 @@ class GatewayView:
         self._runs: dict[str, str] = {}  # session key -> run under way, as events named it
         self._errors: dict[str, str] = {}  # run -> its error, as events told it
         self._unsettled: dict[str, None] = {}
-        self._dirty: dict[str, None] = {}
+        self._dirty: dict[str, SessionRow] = {}
         self._backlog: list[SessionRow] = []
         self.backlog_since_ms: int | None = None
         """Ended sessions that are listed with news after this are kept for the ledger, not for the view."""
@@ -238,7 +238,10 @@ class GatewayView:
         elif len(self._unsettled) < UNSETTLED_MAX:
             self._unsettled[row.key] = None
         if old is None or _marks(old) != _marks(row):
-            self._dirty[row.key] = None
+            self._dirty.pop(row.key, None)
+            self._dirty[row.key] = row
+            if len(self._dirty) > DIRTY_MAX:
+                del self._dirty[next(iter(self._dirty))]
 
     def forget(self, key: str) -> bool:
         """A session that the gateway does not have any more."""
@@ -246,7 +249,6 @@ class GatewayView:
         self._heard_ms.pop(key, None)
         self._runs.pop(key, None)
         self._unsettled.pop(key, None)
-        self._dirty.pop(key, None)
         if row is None:
             return False
         self._by_agent.get(row.agent_id, {}).pop(key, None)
@@ -322,9 +324,7 @@ class GatewayView:
         """Sessions of which a run began, went on or ended since they were taken the last time."""
         late, self._backlog = self._backlog[:limit], self._backlog[limit:]
         keys = list(self._dirty)[: limit - len(late)]
-        for key in keys:
-            self._dirty.pop(key)
-        return late + [self._sessions[key] for key in keys if key in self._sessions]
+        return late + [self._dirty.pop(key) for key in keys]
 
     def active_keys_before(self, updated_ms: int, limit: int) -> list[str]:
         """Active sessions that the newest pages of a list need not have shown."""
@@ -339,8 +339,6 @@ class GatewayView:
         recent = [row for row in ended if at - row.activity_ms <= WINDOW_MS]
         failed = [row for row in recent if row.error is not None or row.status in FAILED_WORDS]
         kept = {row.key for row in (*recent[:ENDED_PER_AGENT], *failed[:FAILED_KEPT], *rows[:1])}
-        if len(self._dirty) <= DIRTY_MAX:
-            kept |= self._dirty.keys()
         gone = [row.key for row in ended if row.key not in kept]
         for key in gone:
             self.forget(key)
