@@ -31,6 +31,8 @@ def view_agents(
     """One row per configured agent, failed first, then by name; sessions of unknown agents are left out."""
     by_agent: dict[str, list[SessionRecord]] = defaultdict(list)
     for row in (*active, *ended):
+        if row.gateway_session_id is not None:
+            continue  # an agent of a gateway may have the same id
         by_agent[row.agent_id].append(row)
     return by_precedence([_view(agent, by_agent.get(agent.id, []), now) for agent in agents.values()])
 

@@ -76,15 +76,18 @@ class GatewayViewService:
         clock: Clock,
         log: Log,
         runs_changed: Callable[[], None] = lambda: None,
+        linked: Callable[[bool], None] = lambda _restarted: None,
         interval: float = RECONCILE_SEC,
     ) -> None:
-        """`runs_changed` hears that the ledger may have something to do; `interval` is in seconds."""
+        """`runs_changed` hears that the ledger may have something to do, `linked` of every handshake and
+        whether it was with a restarted gateway; `interval` is in seconds."""
         self.view = GatewayView()
         self.changes = Changes()
         self._link = link
         self._clock = clock
         self._log = log
         self._runs_changed = runs_changed
+        self._linked = linked
         self._interval = interval
         self._wake = Bell()
         self._is_synced = False
@@ -138,6 +141,11 @@ class GatewayViewService:
             trouble=self._trouble,
         )
 
+    @property
+    def is_live(self) -> bool:
+        """Whether the view is what the gateway has now."""
+        return self._is_synced and self._link.state.connected
+
     def away_sec(self) -> float:
         """For how long the gateway has been away, 0 while it is there."""
         if self._link.state.connected or self._link.state.phase is LinkPhase.OFF:
@@ -172,6 +180,7 @@ class GatewayViewService:
                 self._side_at = self._agents_at = float("-inf")
                 self._want(0.0)
                 self._wake.ring()
+                self._linked(restarted)
                 self.changes.ring()
             case LinkDown():
                 self._lose()
@@ -204,7 +213,8 @@ class GatewayViewService:
 
     def _tell(self) -> None:
         self.changes.ring()
-        self._runs_changed()
+        if self.view.has_dirty:
+            self._runs_changed()
 
     # --- listing
 
@@ -293,7 +303,8 @@ class GatewayViewService:
             await trio.lowlevel.checkpoint()
         if changed or not was_synced:
             self.changes.ring()
-        self._runs_changed()
+        if self.view.has_dirty or not was_synced:
+            self._runs_changed()
         if self.view.has_unsettled:
             self._recheck_at = trio.current_time() + RECHECK_SEC
 

@@ -76,7 +76,7 @@ def text_of(value: object, limit: int = ID_MAX) -> str | None:
     """A text that can be kept: cut, without lone surrogates; None for anything else and for no text."""
     if not isinstance(value, str) or not value:
         return None
-    return value[:limit].encode("utf-8", "replace").decode()
+    return value[:limit].encode("utf-8", "replace").decode().replace("\0", "?")
 
 
 def whole_of(value: object) -> int | None:

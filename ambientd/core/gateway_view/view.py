@@ -320,6 +320,11 @@ class GatewayView:
             self._unsettled.pop(key)
         return found
 
+    @property
+    def has_dirty(self) -> bool:
+        """Whether there is something for `take_dirty`."""
+        return bool(self._dirty or self._backlog)
+
     def take_dirty(self, limit: int) -> list[SessionRow]:
         """Sessions of which a run began, went on or ended since they were taken the last time."""
         late, self._backlog = self._backlog[:limit], self._backlog[limit:]
