@@ -1,10 +1,11 @@
-"""What must hold between the settings of one agent, and of one notifier."""
+"""What must hold between the settings of one agent, of one notifier, and of the gateway."""
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+from ambientd.config.gateway_address import BadAddress, parse_address
 from ambientd.config.problems import show_text
 from ambientd.config.values import close_match
 
@@ -68,6 +69,19 @@ def check_notifier(values: Mapping[str, Any]) -> list[Finding]:
     secret = values.get("secret_file")
     if secret is not None and not secret.startswith("/"):
         findings.append(Finding("secret_file", "must be an absolute path", expected="an absolute path"))
+    return findings
+
+
+def check_gateway(values: Mapping[str, Any]) -> list[Finding]:
+    """Findings about the gateway's given settings, as `check_agent`."""
+    findings = []
+    url, token_file = values.get("url"), values.get("token_file")
+    if url is not None:
+        address = parse_address(url, allow_plain=values.get("allow_plain") is True)
+        if isinstance(address, BadAddress):
+            findings.append(Finding("url", f"cannot be used: it {address.reason}", expected=address.reason))
+    if token_file is not None and not token_file.startswith("/"):
+        findings.append(Finding("token_file", "must be an absolute path", expected="an absolute path"))
     return findings
 
 

@@ -22,6 +22,8 @@ Path = tuple[str, ...]
 DEFAULT = "default"
 _CURRENT = ("pricing", "current")
 _VERSIONS = ("pricing", "versions")
+_GATEWAY = ("gateway",)
+_CHECKS = {"agents": checks.check_agent, "alerts": checks.check_notifier}
 
 # A file of a megabyte holds some hundred thousand unknown keys. Nobody reads so many lines; the rest is
 # counted. Comparing words is the slow part, so only the first ones get a suggestion.
@@ -225,18 +227,18 @@ def _find_missing(reading: _Reading) -> None:
 
 
 def _cross_check(reading: _Reading) -> None:
-    for member in reading.members:
+    checked = [(member, _CHECKS[member[0]]) for member in reading.members]
+    for path, check in (*checked, (_GATEWAY, checks.check_gateway)):
         values = {
-            path[-1]: given.value
-            for path, given in reading.given.items()
-            if path[:-1] == member and not isinstance(given.value, Refused)
+            here[-1]: given.value
+            for here, given in reading.given.items()
+            if here[:-1] == path and not isinstance(given.value, Refused)
         }
-        check = checks.check_agent if member[0] == "agents" else checks.check_notifier
         for finding in check(values):
-            path = (*member, finding.setting)
+            here = (*path, finding.setting)
             reading.add(
-                reading.given[path].layer,
-                path,
+                reading.given[here].layer,
+                here,
                 finding.what,
                 value=finding.value,
                 expected=finding.expected,

@@ -378,6 +378,57 @@ class AlertsConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class GatewayConfig:
+    """The OpenClaw Gateway whose agents this node shows and steers."""
+
+    enabled: bool | None = setting(
+        None,
+        doc="Whether the node connects to a gateway; when unset, it does if it finds a token.",
+        example="true",
+    )
+    url: str = setting(
+        "ws://127.0.0.1:18789",
+        doc="Where the gateway listens; ws:// only on this host, else wss://.",
+    )
+    allow_plain: bool = setting(
+        False, doc="Allows ws:// to another host: the token can be read on the way there."
+    )
+    token_file: str | None = setting(
+        None,
+        doc="File with the gateway's token, mode 0600; OPENCLAW_AUTH_TOKEN and HELICARRIER_GATEWAY_TOKEN "
+        "come after it.",
+        example="/etc/ambient/gateway.token",
+    )
+    connect_timeout: float = setting(
+        10.0, doc="How long one attempt to connect may take.", kind=DURATION, minimum=0.5, maximum=120
+    )
+    call_timeout: float = setting(
+        10.0, doc="How long an answer may take.", kind=DURATION, minimum=0.5, maximum=120
+    )
+    reconcile_interval: float = setting(
+        20.0,
+        doc="How often the sessions are listed anew, beside what the gateway tells by itself.",
+        kind=DURATION,
+        minimum=5,
+        maximum=600,
+    )
+    recent: float = setting(
+        900.0,
+        doc="How long an ended session speaks for its agent's status.",
+        kind=DURATION,
+        minimum=10,
+        maximum=7 * 86400,
+    )
+    allow_models: tuple[str, ...] = setting(
+        (), doc="Models that a session or an agent may be given; empty: any that the gateway lists."
+    )
+    allow_agent_model: bool = setting(
+        False,
+        doc="Allows changing an agent's model, for which the gateway must grant operator.admin.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class SocketConfig:
     """The Unix socket of the local API."""
 
@@ -410,5 +461,6 @@ class Config:
     pricing: PricingConfig = field(default_factory=PricingConfig)
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
+    gateway: GatewayConfig = field(default_factory=GatewayConfig)
     socket: SocketConfig = field(default_factory=SocketConfig)
     log: LogConfig = field(default_factory=LogConfig)

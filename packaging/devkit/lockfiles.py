@@ -82,5 +82,11 @@ class LockFiles:
 def for_linux(lock: str) -> str:
     """The lock without the requirements that belong to other systems."""
     blocks = re.split(r"\n(?=[A-Za-z0-9])", lock)
-    kept = [block for block in blocks if not ELSEWHERE.search(block.split("\\\n")[0])]
+    kept = [block for block in blocks if _may_be_for_linux(block.split("\\\n")[0])]
     return "\n".join(block.rstrip("\n") for block in kept) + "\n"
+
+
+def _may_be_for_linux(requirement: str) -> bool:
+    """uv writes a marker as alternatives of conditions; one without another system's name is enough."""
+    _name, _semicolon, marker = requirement.partition(" ; ")
+    return any(not ELSEWHERE.search(alternative) for alternative in marker.split(" or "))

@@ -329,3 +329,28 @@ def test_variables_are_layers_of_their_own() -> None:
 def test_a_wrong_variable_is_named(name: str, value: str, path: str) -> None:
     (problem,) = bad(*environment_layers({name: value}))
     assert (problem.where, problem.path) == (f"environment {name}", path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "path", "words"),
+    [
+        ({"url": "ws://gate.example.net:1"}, "gateway.url", "must be wss://"),
+        ({"url": "ws://u:p@127.0.0.1"}, "gateway.url", "user name or password"),
+        ({"url": "http://127.0.0.1"}, "gateway.url", "ws:// or wss://"),
+        ({"token_file": "token"}, "gateway.token_file", "absolute path"),
+        ({"reconcile_interval": "1s"}, "gateway.reconcile_interval", "from 5s"),
+    ],
+)
+def test_a_gateway_that_cannot_be_used_is_refused_before_anything_starts(
+    settings: dict[str, object], path: str, words: str
+) -> None:
+    outcome = parse([("file", {"gateway": settings})])
+    assert isinstance(outcome, list)
+    (found,) = outcome
+    assert found.path == path
+    assert words in found.text
+
+
+def test_a_plain_line_to_another_host_must_be_allowed() -> None:
+    asked = {"gateway": {"url": "ws://gate.example.net:1", "allow_plain": True}}
+    assert isinstance(parse([("file", asked)]), Parsed)

@@ -288,6 +288,11 @@ def test_a_lock_loses_what_only_other_systems_install() -> None:
     assert for_linux(lock) == "a==1 \\\n    --hash=sha256:aa\nc==3\n"
 
 
+def test_a_requirement_that_linux_needs_as_well_stays_in_the_lock() -> None:
+    lock = "a==1 ; (x == 'y' and os_name == 'nt') or z == 'w' \\\n    --hash=sha256:aa\n"
+    assert for_linux(lock) == lock
+
+
 def test_old_interpreters_can_read_as_far_as_the_sentence_for_them() -> None:
     ast.parse((ROOT / "packaging" / "dev.py").read_text(), feature_version=(3, 4))
 
