@@ -58,12 +58,16 @@ class GatewayControl(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """The session that is meant: one of this node's own, or one of the gateway with its open ledger row."""
+    """The session that is meant: one of this node's own, or one of the gateway with its open ledger row.
+
+    `is_run`: a later run was named by its own id, and no other run of its session is meant.
+    """
 
     session_id: str
     gateway_session_id: str | None = None
     run_id: str | None = None
     is_recorded: bool = False
+    is_run: bool = False
 
 
 # --- which session
@@ -117,6 +121,7 @@ def _gateway_target(
             gateway_session_id=gateway_session_id,
             run_id=open_run.run_id,
             is_recorded=True,
+            is_run=named is not None,
         )
     if rows and not any(is_active(row) for row in seen):
         return _has_ended(rows[0])
@@ -142,6 +147,11 @@ async def kill(target: Target, control: GatewayControl, *, actor: str) -> KillAn
     if (away := _away(control)) is not None:
         return away
     row = next((row for row in control.view.find(session_id) if row.session_id == session_id), None)
+    other = row is not None and row.run_id is not None and is_active(row) and row.run_id != target.run_id
+    if other and target.run_id is not None:
+        if target.is_run:
+            return reject("NOTHING_RUNS", f"run {target.session_id} is over: another one is under way")
+        target = msgspec.structs.replace(target, is_recorded=False)
     target = await _recorded(target, row, control)
     at_ms = control.view.gateway_ms(to_ms(control.clock.now()))
     audit_id = await _record(
