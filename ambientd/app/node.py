@@ -286,27 +286,12 @@ class Node:
         return HttpStatus(enabled=False, reason=self._outside.http_off)
 
     def _build_gateway(self) -> "GatewayParts | None":
-        """Nothing of it is loaded where no gateway is configured and no token is found."""
-        config, outside = self.live.current.gateway, self._outside
-        if not is_wanted(config, outside.state_dir, outside.environ):
+        """Nothing of it is loaded where none is wanted."""
+        if not is_wanted(self.live.current.gateway, self._outside.state_dir, self._outside.environ):
             return None
-        from ambientd.app.gateway import build_gateway_link
-        from ambientd.app.gateway_parts import GatewayParts
-        from ambientd.services.gateway_link import GatewayOff
+        from ambientd.app.gateway_parts import Around, build_gateway
 
-        link = build_gateway_link(
-            config,
-            node_name=facts.node_name(self.live.current.node.name),
-            state_dir=outside.state_dir,
-            environ=outside.environ,
-            clock=self.clock,
-            log=self._log,
-        )
-        if isinstance(link, GatewayOff):
-            return None
-        return GatewayParts(
-            config,
-            link=link,
+        around = Around(
             store=self.store,
             clock=self.clock,
             models=self.models,
@@ -316,6 +301,13 @@ class Node:
             status_changed=self.changes.tell,
             new_key=lambda: self.ids.ulid(self.clock.now()),
             log=self._log,
+        )
+        return build_gateway(
+            self.live.current.gateway,
+            around,
+            node_name=facts.node_name(self.live.current.node.name),
+            state_dir=self._outside.state_dir,
+            environ=self._outside.environ,
         )
 
     def _agents(self) -> Agents:

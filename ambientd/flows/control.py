@@ -171,15 +171,22 @@ async def _set_local(
     )
 
 
+UNNAMED = "unknown"
+
+
 async def record_refusal(
     controls: Controls, action: str, *, actor: str, subject: str, refused: Rejected
 ) -> None:
-    """A refused action in the audit: who wanted what, without prompts. Raises what `Store.write` raises."""
+    """A refused action in the audit: who wanted what, without prompts. Raises what `Store.write` raises.
+
+    What names nothing here may be anything, a secret pasted into the wrong place too, and is not kept.
+    """
+    names_something = refused.code not in ("NOT_FOUND", "VALIDATION_ERROR")
     entry = AuditEntry(
         kind=f"control.{action}.refused",
         at=controls.clock.now(),
         actor=actor,
-        subject=printable(subject)[:SUBJECT_MAX],
+        subject=printable(subject)[:SUBJECT_MAX] if names_something else UNNAMED,
         detail={"code": refused.code},
     )
     await controls.store.write(lambda tx: tx.audit.append(entry))
