@@ -284,7 +284,9 @@ class GatewayView:
             return Heard(changed=self.forget(key), again=True)
         if run_id is not None and phase == "start":
             self._name_run(key, run_id)
-        row = parse_row(payload, run_id)
+        inner = payload.get("session")
+        # The row stands in `session`, and in most versions once more around it.
+        row = parse_row({**inner, **payload} if isinstance(inner, Mapping) else payload, run_id)
         if row is None:
             return Heard(again=True)
         known = self._sessions.get(key)
