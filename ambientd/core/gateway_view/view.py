@@ -250,6 +250,13 @@ class GatewayView:
             if len(self._dirty) > DIRTY_MAX:
                 del self._dirty[next(iter(self._dirty))]
 
+    def forget_runs(self) -> None:
+        """After a restart of the gateway: what runs now under which name is to be heard anew."""
+        self._runs.clear()
+        for key, row in self._sessions.items():
+            if row.run_id is not None and is_active(row):
+                self._sessions[key] = msgspec.structs.replace(row, run_id=None)
+
     def forget(self, key: str) -> bool:
         """A session that the gateway does not have any more."""
         row = self._sessions.pop(key, None)
