@@ -34,6 +34,7 @@ VERBS = {
     "ledger": ("ledger", "Ingest, import, verify, new prices."),
     "backup": ("backup", "Database and configuration into one file."),
     "restore": ("backup", "A backup in place of the database."),
+    "doctor": ("handover", "Everything a node needs, checked, with remedies."),
     "logs": ("logs", "The daemon's own log, its newest lines."),
     "log-level": ("logs", "How much the daemon logs, for a time."),
     "reload": ("reload", "Reads the configuration again."),

@@ -119,6 +119,12 @@ _add(config, "init", "Write a commented configuration file with every default.",
 _add(config, "set", "Set KEY to VALUE in the file.", "ambientctl config set node.name edge-07")
 _add(config, "path", "Print which files are read.", "ambientctl config path")
 
+doctor = _HandOver(
+    ("doctor",),
+    text="Check everything that a node needs; says what helps. Exit 10 or 11 if something does not work.",
+    example="ambientctl doctor\nambientctl doctor --only gateway --json",
+)
+
 check_config = _HandOver(
     ("check-config",),
     text="Name every problem of the configuration at once; exit 78 if there is any.",

@@ -27,6 +27,11 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
         return f"{scheme}://{name}:{self.port}" + ("" if self.resource == "/" else self.resource)
 
     @property
+    def is_loopback(self) -> bool:
+        """Whether it names this host, by an address or as `localhost`."""
+        return _local(self.host) is not None
+
+    @property
     def host_header(self) -> str:
         """The Host header."""
         name = f"[{self.host}]" if ":" in self.host else self.host

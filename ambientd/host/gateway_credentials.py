@@ -157,6 +157,27 @@ class FileGatewayCredentials:
             raise UnavailableError(f"the device token cannot be stored: {_words(error)}") from None
 
 
+class LookingCredentials(FileGatewayCredentials):
+    """The same for a look from outside: nothing is made, kept or dropped.
+
+    A node that has no key yet shows one for this once; only a gateway on this host takes it without a word.
+    """
+
+    async def key(self) -> FileDeviceKey:
+        """The node's key; one for this once where there is none."""
+        if os.path.lexists(self._state_dir / KEY_FILE):
+            return await super().key()
+        from nacl.signing import SigningKey
+
+        return FileDeviceKey(SigningKey(os.urandom(_SEED_SIZE)))
+
+    async def keep_device_token(self, url: str, token: str) -> None:
+        """Does nothing."""
+
+    async def drop_device_token(self, url: str) -> None:
+        """Does nothing."""
+
+
 def _make(path: Path, text: str) -> None:
     """The whole file or none; one that another process made meanwhile stays."""
     draft = _write_draft(path, text)

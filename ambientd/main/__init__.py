@@ -23,6 +23,7 @@ VERBS: Mapping[str, Verb] = {
     "check-config": Verb("ambientd.main.config", "run_check_config", "report every configuration problem"),
     "config": Verb("ambientd.main.config", "run_config", "show, init, set or locate the configuration"),
     "migrate": Verb("ambientd.main.verbs", "run_migrate", "apply or list schema migrations"),
+    "doctor": Verb("ambientd.main.doctor", "run", "check everything a node needs, and say what helps"),
     "backup": Verb("ambientd.main.backup", "run_backup", "write database and configuration into one file"),
     "restore": Verb("ambientd.main.backup", "run_restore", "put a backup in place of the database"),
     "feed": Verb("ambientd.main.verbs", "run_feed", "follow, validate or check the activity feed"),

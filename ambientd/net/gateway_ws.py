@@ -4,6 +4,7 @@ No compression is offered, no Origin is sent, no redirect is followed, and the a
 one: nothing that the other side says can send the token elsewhere.
 """
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -234,4 +235,6 @@ def _words(error: OSError) -> str:
     if error.strerror is None and isinstance(cause, BaseExceptionGroup):
         inner = [e for e in cause.exceptions if isinstance(e, OSError) and e.strerror]
         error = inner[0] if inner else error
-    return (error.strerror or type(error).__name__).lower()
+    # Its own text begins with the address again; a resolver's numbers are negative and have no other words.
+    words = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+    return (words or type(error).__name__).lower()

@@ -27,11 +27,16 @@ VERBS = {
         "feed",
         "config",
         "check-config",
+        "doctor",
+        "model",
+        "logs",
+        "log-level",
+        "reload",
         "migrate",
         "completion",
         "version",
     ),
-    "ambientd": ("run", "dev", "check-config", "migrate", "host-id", "feed", "config"),
+    "ambientd": ("run", "dev", "check-config", "doctor", "migrate", "host-id", "feed", "config"),
 }
 CASES = [(program, verb) for program, verbs in VERBS.items() for verb in verbs]
 

@@ -41,10 +41,10 @@ class FakeGatewayProcess:
             self._child.wait()
         self._child.stdout.close()
 
-    def do(self, name: str, **arguments: Any) -> Any:
+    def do(self, command: str, /, **arguments: Any) -> Any:
         """Sends a command of `__main__.COMMANDS`; its result. RuntimeError when it was refused."""
         assert self._child.stdin is not None
-        self._child.stdin.write(json.dumps({"do": name} | arguments) + "\n")
+        self._child.stdin.write(json.dumps({"do": command} | arguments) + "\n")
         self._child.stdin.flush()
         answer = self._line()
         if not answer["ok"]:
