@@ -62,6 +62,7 @@ from ambientd.host.gateway_credentials import is_wanted
 from ambientd.host.heartbeatfile import DiskHeartbeatFile
 from ambientd.host.legacy_files import DiskLegacyFiles
 from ambientd.host.log import AUDIT, LogControl, Logger
+from ambientd.host.memory import settle_memory
 from ambientd.host.notify import Notifier
 from ambientd.host.runner import LocalRunner
 from ambientd.host.secrets import Secret
@@ -529,6 +530,7 @@ class Node:
             await self.models.load(self.store)
         except (StoreError, UnavailableError) as error:
             self._log.warning("node.models_unread", reason=str(error))
+        settle_memory()
         notifier.ready(f"ready, socket {self._outside.listener.path}")
         degraded = self.store.facts().degraded
         if degraded:

@@ -2,10 +2,11 @@
 
     python tests/bench/bench_status.py [--short]
 
-The node has 40 agents and 100 ended sessions, and answers from its cache: key, Host and router included. The
-bare one sends the same bytes and knows nothing. Both get the same paced load over 10 keep-alive connections,
-in turn; the figure is the processor time of all their threads as a share of one core. Budget: at most 10 %
-of a core more than bare.
+The node has 40 agents and 100 ended sessions of its own and a connected gateway with 40 more agents and 1,000
+sessions, 20 of them active, and answers from its cache: key, Host and router included. The bare one sends the
+same bytes and knows nothing. Both get the same paced load over 10 keep-alive connections, in turn; the figure
+is the processor time of all their threads as a share of one core. Budget: at most 10 % of a core more than
+bare.
 """
 
 import argparse
@@ -24,6 +25,7 @@ RATE = 200
 CONNECTIONS = 10
 AGENTS = 40
 SESSIONS = 100
+THEIR_SESSIONS, THEIR_ACTIVE = 1_000, 20
 BUDGET = 0.10
 SECRET = "bench-0f3a9c51d2e84b60a1c9d7e5f3b2a486"
 PATH = "/api/system/status"
@@ -121,16 +123,31 @@ def idle(pid: int, seconds: float) -> float:
 def main() -> int:
     """Prints shares and ratio; exit 1 beyond the budget."""
     from tests.e2e.harness import Node
+    from tests.fakes.gateway.process import FakeGatewayProcess
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--short", action="store_true", help="1 round of 3 s instead of 5 of 10 s")
     rounds, seconds = (1, 3.0) if parser.parse_args().short else (5, 10.0)
     agents = {f"agent-{number}": {"command": ["/bin/true"]} for number in range(AGENTS)}
-    config = {"agents": agents, "http": {"listen": "127.0.0.1:0"}, "dispatcher": {"interval": "60s"}}
-    with Node(config, environment={"HELICARRIER_SECRET": SECRET}) as node:
+    names = ",".join(f"gate-{number}" for number in range(AGENTS))
+    with contextlib.ExitStack() as stack:
+        gateway = stack.enter_context(
+            FakeGatewayProcess("--agents", names, "--sessions", str(THEIR_SESSIONS))
+        )
+        for number in range(THEIR_ACTIVE):
+            gateway.do("create", agent_id=f"gate-{number}", message="x")
+        config = {
+            "agents": agents,
+            "http": {"listen": "127.0.0.1:0"},
+            "dispatcher": {"interval": "60s"},
+            "gateway": {"enabled": True, "url": gateway.url},
+        }
+        environment = {"HELICARRIER_SECRET": SECRET, "OPENCLAW_AUTH_TOKEN": gateway.token}
+        node = stack.enter_context(Node(config, environment=environment))
         for number in range(SESSIONS):
             node.post("/api/control/spawn", {"agentId": f"agent-{number % AGENTS}", "prompt": "x"})
-        node.wait_for(lambda: not any(node.status()["sessions"].values()), 120)
+        node.wait_for(lambda: node.status()["sessions"] == {"running": THEIR_ACTIVE, "queued": 0}, 120)
+        node.wait_for(lambda: node.status()["gateway"].get("activeSessions") == THEIR_ACTIVE, 30)
         port = int(node.status()["http"]["address"].rpartition(":")[2])
         body = node.get(PATH).body
         bare_pid, bare_port = start_bare(body)

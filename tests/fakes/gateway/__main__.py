@@ -52,7 +52,7 @@ COMMANDS: Mapping[str, Callable[..., Any]] = {
     "kill": lambda g, session, **kw: g.world.kill(session, **kw),
     "session": lambda g, session: asdict(g.world.session(session)),
     "agent": lambda g, agent: asdict(g.world.agents[agent]),
-    "populate": lambda g, count: g.world.populate(count),
+    "populate": lambda g, count, **kw: g.world.populate(count, **kw),
     "refuse": lambda g, case, times=None: g.refuse(recorded_failure(case) if case else None, times=times),
     "script": lambda g, method, **kw: g.script(method, Fail(**kw)),
     "always": lambda g, method, **kw: g.always(method, Fail(**kw) if kw else None),
