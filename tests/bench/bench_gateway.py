@@ -238,7 +238,7 @@ def late(gateway: Any, samples: int) -> list[float]:
 
 def running(document: dict[str, Any]) -> int:
     """Sessions that run of the agent that is watched."""
-    return next(agent["running"] for agent in document["agents"] if agent["id"] == "agent-1")
+    return int(next(agent["running"] for agent in document["agents"] if agent["id"] == "agent-1"))
 
 
 def wait(link: http.client.HTTPConnection, shows: Callable[[dict[str, Any]], bool]) -> None:
