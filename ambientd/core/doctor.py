@@ -180,7 +180,7 @@ def unreachable_remedy(url: str | None) -> str:
 def judge_beats(heartbeat: HeartbeatStatus, now: datetime) -> Finding | None:
     """What is wrong with the feed as the daemon that writes it says; None when nothing is."""
     if heartbeat.refused:
-        return fail(f"the feed's path is refused: {heartbeat.refused}", "ambientctl config show heartbeat")
+        return fail(f"the feed's path is refused: {heartbeat.refused}", "ambientctl config show --origin")
     if heartbeat.failing:
         why = heartbeat.last_error or "the daemon does not say why"
         return fail(f"beats are lost ({heartbeat.lost}): {why}", "ambientctl status")

@@ -44,7 +44,7 @@ def health_of(problems: Iterable[Problem]) -> Health:
 def http_problems(http: HttpStatus | None) -> Iterable[Problem]:
     """An API on TCP that was asked for and does not listen."""
     if http is not None and http.enabled and http.address is None and http.reason:
-        yield Problem("http.not_listening", WARNING, http.reason, "ambientctl config show http")
+        yield Problem("http.not_listening", WARNING, http.reason, "ambientctl config show --origin")
 
 
 def _ledger_problems(ledger: LedgerStatus) -> Iterable[Problem]:

@@ -332,7 +332,7 @@ def _check_pulse(scene: Scene) -> Finding:
     )
     path = status.heartbeat.feed if status is not None else place.path
     if path is None:
-        return fail(f"the feed's path is refused: {place.refusal}", "ambientctl config show heartbeat")
+        return fail(f"the feed's path is refused: {place.refusal}", "ambientctl config show --origin")
     return _judge_feed(path, now, grows=status is not None)
 
 
