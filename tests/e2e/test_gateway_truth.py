@@ -256,6 +256,39 @@ def test_kill_over_http_ends_one_session_once_and_says_who_did_it(
     ]
 
 
+BAD_ORDERS = [
+    ("kill", {}, {"sessionId"}),
+    ("kill", {"sessionId": "  "}, {"sessionId"}),
+    ("kill", {"sessionId": 7}, {"sessionId"}),
+    ("spawn", {}, {"agentId", "prompt"}),
+    ("spawn", {"agentId": "tony", "prompt": " "}, {"prompt"}),
+    ("spawn", {"agentId": ["tony"], "prompt": None}, {"agentId", "prompt"}),
+    ("spawn", {"agentId": "", "prompt": "x"}, {"agentId"}),
+    ("model", {}, {"agentId", "model"}),
+    ("model", {"agentId": "tony", "model": ""}, {"model"}),
+    ("model", {"agentId": "tony", "model": {"id": "x"}}, {"model"}),
+    ("model", {"agentId": "tony", "provider": "mock", "model": "mock-fast"}, {"provider"}),
+]
+
+
+def test_a_bad_order_is_400_with_the_names_of_its_fields_and_asks_the_gateway_nothing(
+    new_node: MakeNode, gateway: FakeGatewayProcess
+) -> None:
+    node = joined(new_node, gateway, reconcile_interval="60s")
+    web = Web(node)
+    time.sleep(3)
+    before = calls(gateway)
+    for route, body, fields in BAD_ORDERS:
+        reply = web.post(f"/api/control/{route}", body)
+        assert (reply.status, reply.code) == (400, "VALIDATION_ERROR"), (route, body)
+        assert {detail["field"] for detail in reply.json["error"]["details"]} == fields, (route, body)
+    for route in ("kill", "spawn", "model"):
+        for broken in (b"", b"{", b"[]", b'"x"', b"\xff"):
+            assert web.post(f"/api/control/{route}", broken).status == 400, (route, broken)
+    assert calls(gateway) == before
+    assert len(node.log_events("[AUDIT]")) == len(BAD_ORDERS) + 15
+
+
 def test_without_the_key_the_gateway_sees_nothing(new_node: MakeNode, gateway: FakeGatewayProcess) -> None:
     node = joined(new_node, gateway, reconcile_interval="60s")
     stranger = Web(node, key=None)

@@ -1,0 +1,66 @@
+"""Every row of the acceptance lists is held by tests that exist (`rows/*.toml`, one file for each list)."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.meta.tree import ROOT
+
+FOLDER = Path(__file__).with_name("rows")
+
+
+def _numbered(lists: dict[str, int]) -> set[str]:
+    return {f"FR-{name}-{number:02}" for name, last in lists.items() for number in range(1, last + 1)}
+
+
+def _ledger() -> set[str]:
+    """Rows of the gateway, of the older routes and of TCP come with those."""
+    rows = {f"R3.{number}" for number in range(69, 202)} - {"R3.98", "R3.198"}
+    rows |= _numbered({"LG": 6, "UA": 6, "PM": 5, "AL": 6, "CF": 4, "DS": 5, "CH": 5, "GV": 5})
+    rows |= {"AC-cost", "AC-restart", "AC-repeat", "AC-migration"}
+    rows |= {f"Q{number}" for number in range(24, 65)}
+    return rows | {f"T{number}" for number in (*range(12, 32), *range(39, 43))}
+
+
+def _gateway() -> set[str]:
+    """Rows of pages come with the dashboard; `gateway.toml` names them."""
+    pages = {"R3.8", "R3.23", "R3.27", "R3.31", "R3.39", "R3.41"}
+    rows = {f"R3.{number}" for number in (*range(1, 57), 98)} - pages
+    rows |= {f"Q{number}" for number in (2, 3, 4, 5, 6, 7, 10, 11, 12, 13, 14, 15, 20, 21, 22)}
+    rows |= {"FR-KS-05", "FR-KS-06", "FR-TI-04", "FR-MS-02", "FR-MS-05", "FR-MS-08"}
+    rows |= {"FR-CF2-01", "FR-CF2-02", "FR-CF2-04"}
+    return rows | {"T32", "T33", "T34", "T36", "N4", "N5", "I8", "B2"}
+
+
+LISTS = {"ledger": _ledger(), "gateway": _gateway()}
+
+
+def ids_of(path: Path) -> set[str]:
+    """Ids of the tests of a file, without parameters."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        members = node.body if isinstance(node, ast.ClassDef) else [node]
+        prefix = f"{node.name}::" if isinstance(node, ast.ClassDef) else ""
+        for member in members:
+            if isinstance(member, ast.FunctionDef | ast.AsyncFunctionDef) and member.name.startswith("test_"):
+                found.add(f"{path.relative_to(ROOT)}::{prefix}{member.name}")
+    return found
+
+
+def test_every_file_of_rows_is_checked() -> None:
+    assert {path.stem for path in FOLDER.glob("*.toml")} == LISTS.keys()
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_every_listed_row_has_a_test_that_exists(name: str) -> None:
+    rows: dict[str, list[str]] = tomllib.loads((FOLDER / f"{name}.toml").read_text())
+    assert LISTS[name] - rows.keys() == set()
+    assert rows.keys() - LISTS[name] == set()
+    assert [row for row, tests in rows.items() if not tests or len(set(tests)) != len(tests)] == []
+    named = {test for tests in rows.values() for test in tests}
+    files = {ROOT / test.partition("::")[0] for test in named}
+    assert [path for path in files if not path.is_file()] == []
+    exist = {test for path in files for test in ids_of(path)}
+    assert sorted(named - exist) == []
