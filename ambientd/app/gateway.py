@@ -57,6 +57,7 @@ def _link(
         jitter=_jitter,
         log=log,
         scopes=(*NEEDED_SCOPES, ADMIN) if config.allow_agent_model else NEEDED_SCOPES,
+        call_timeout=config.call_timeout,
     )
 
 

@@ -84,6 +84,11 @@ class GatewayParts:
             "gateway ledger": self._ledger.run
         }
 
+    def retry(self) -> None:
+        """Connects at once where it waits (a token was mended, a device approved), else lists anew."""
+        self._link.nudge()
+        self.view.refresh()
+
     def _runs_changed(self) -> None:
         self._ledger.wake()
 

@@ -565,6 +565,8 @@ class Node:
             self._outside.log_control.level = self.live.current.log.level
             self._log.info("config.reloaded", applied=applied, needs_restart=restart)
             self.sessions.wake()
+            if self.gateway is not None:
+                self.gateway.retry()
             self.changes.tell_order()
             answer: ReloadView | Rejected = ReloadView(applied=applied, needs_restart=restart)
         else:

@@ -117,9 +117,9 @@ class GatewayLink(Protocol):
         """How it is now; never blocks."""
 
     async def call(
-        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float = 10.0
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float | None = None
     ) -> Any:
-        """The payload of the answer, as decoded JSON. `timeout` is in seconds.
+        """The payload of the answer, as decoded JSON. `timeout` is in seconds, as configured when None.
 
         Raises GatewayRefusedError and GatewayUnavailableError. Cancelled: the answer is dropped when it
         comes; the gateway may have carried the call out. Calls made while the link is not ready fail at once.

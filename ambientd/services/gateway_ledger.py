@@ -27,7 +27,8 @@ class GatewayLedgerService:
         self._is_live = is_live
         self._bell = bell
         self._log = log
-        self._linked: bool | None = None
+        self._links = self._links_seen = 0
+        self._restarted = False
         self._changed = False
         self._settled_at = float("-inf")
         self._open = True
@@ -42,7 +43,8 @@ class GatewayLedgerService:
 
     def linked(self, restarted: bool) -> None:
         """A handshake succeeded. Never blocks."""
-        self._linked = restarted or bool(self._linked)
+        self._links += 1
+        self._restarted = self._restarted or restarted
 
     async def run(self) -> None:
         """Runs until cancelled; what was not taken in is there at the gateway still."""
@@ -93,12 +95,15 @@ class GatewayLedgerService:
         return None
 
     async def _look(self) -> None:
-        if self._linked is not None:
-            await self._ledger.connected(restarted=self._linked)
-            self._linked, self._pulls = None, True
+        links = self._links
+        if links != self._links_seen:
+            await self._ledger.connected(restarted=self._restarted)
+            if links == self._links:  # else the next round has one more to hear of
+                self._restarted = False
+            self._links_seen, self._pulls = links, True
         if self._ledger.audited is not False and self._pulls:
-            self._pulls = False
             pulled = await self._ledger.pull_audit()
+            self._pulls = False  # only now: what failed is tried again
             if pulled.cut:
                 self._log.warning("gateway.audit_cut", taken=pulled.taken)
         while await self._ledger.take_rows() == BATCH:

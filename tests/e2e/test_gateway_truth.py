@@ -368,3 +368,17 @@ def test_every_verb_says_that_the_gateway_refuses_and_what_helps(
             node.wait_for(
                 lambda: node.status()["gateway"]["phase"] == "ready", 60, "the approval to be found"
             )
+
+
+def test_a_reload_tries_a_mended_token_at_once(
+    new_node: MakeNode, gateway: FakeGatewayProcess, tmp_path: Path
+) -> None:
+    """By itself the link waits five minutes after a wrong token."""
+    file = tmp_path / "token"
+    file.write_text("wrong-token-wrong-token\n")
+    file.chmod(0o600)
+    node = new_node({"gateway": {"enabled": True, "url": gateway.url, "token_file": str(file)}})
+    node.wait_for(lambda: node.status()["gateway"]["phase"] == "refused", 20)
+    file.write_text(gateway.token + "\n")
+    assert node.ctl("reload").returncode == 0
+    node.wait_for(lambda: node.status()["gateway"]["phase"] == "ready", 10, "the new token to be tried")

@@ -96,7 +96,7 @@ class FakeGatewayLink:
     # --- the port
 
     async def call(
-        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float = 10.0
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float | None = None
     ) -> Any:
         """Answers after `latency` seconds of trio's time."""
         given = dict(params or {})

@@ -84,6 +84,7 @@ async def linked(
     jitter: Callable[[], float] = lambda: 0.5,
     scopes: tuple[str, ...] = NEEDED_SCOPES,
     wait: bool = True,
+    call_timeout: float = 10.0,
 ) -> AsyncIterator[Rig]:
     """A running link; it has the gateway's token unless other credentials are given."""
     gateway = gateway or FakeGateway()
@@ -97,6 +98,7 @@ async def linked(
             jitter=jitter,
             log=log,
             scopes=scopes,
+            call_timeout=call_timeout,
         )
         rig = Rig(gateway, link, credentials, log)
         news = link.news()

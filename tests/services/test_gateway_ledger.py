@@ -1,7 +1,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -169,3 +169,45 @@ async def test_an_idle_gateway_is_asked_little(autojump_clock: MockClock, tmp_pa
         assert more["audit.activity.list"] <= 130
         assert more["sessions.list"] <= 190
         assert sum(more.values()) <= 700
+
+
+class SlowLedger:
+    """Stands in for `GatewayLedger`: hearing of a handshake takes a second."""
+
+    audited = False
+    has_open = False
+
+    def __init__(self) -> None:
+        self.heard: list[bool] = []
+
+    async def begin(self) -> None: ...
+
+    async def connected(self, *, restarted: bool) -> None:
+        self.heard.append(restarted)
+        await trio.sleep(1)
+
+    async def take_rows(self) -> int:
+        return 0
+
+    async def settle(self) -> int:
+        return 0
+
+
+async def test_a_restart_that_comes_while_a_handshake_is_looked_at_is_not_missed(
+    autojump_clock: MockClock,
+) -> None:
+    ledger = SlowLedger()
+    service = GatewayLedgerService(
+        ledger=cast("GatewayLedger", ledger), is_live=lambda: True, bell=Bell(), log=ListLog()
+    )
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(service.run)
+        await wait_all_tasks_blocked()
+        service.linked(False)
+        service.wake()
+        await trio.sleep(0.5)
+        service.linked(True)
+        service.wake()
+        await trio.sleep(5)
+        assert ledger.heard == [False, True]
+        nursery.cancel_scope.cancel()

@@ -1,6 +1,7 @@
 """The link under virtual time, against a fake gateway in memory: a real websocket, no socket."""
 
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 import trio
@@ -88,6 +89,36 @@ async def test_an_answer_that_stays_away_is_told_after_the_deadline(autojump_clo
         await trio.sleep(30)  # the late answer comes to an id that nobody knows any more
         assert rig.link.state.phase is READY
         assert (await rig.link.call("health"))["ok"] is True
+
+
+async def test_a_call_waits_as_long_as_is_configured(autojump_clock: MockClock) -> None:
+    gateway = FakeGateway()
+    gateway.always("health", Silence())
+    async with linked(gateway, call_timeout=3.0) as rig:
+        began = trio.current_time()
+        with pytest.raises(GatewayUnavailableError, match="within 3 s"):
+            await rig.link.call("health")
+        assert trio.current_time() - began == pytest.approx(3, abs=0.1)
+        with pytest.raises(GatewayUnavailableError, match="within 7 s"):
+            await rig.link.call("health", timeout=7)
+
+
+async def test_draining_that_begins_again_and_again_is_asked_about_by_one_task(
+    autojump_clock: MockClock,
+) -> None:
+    async with linked() as rig:
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        refusal = Fail("UNAVAILABLE", "restarting", {"reason": "gateway-restarting"}, retryable=True)
+        for _ in range(20):
+            rig.gateway.script("health", refusal, None)
+            with suppress(GatewayRefusedError):
+                await rig.link.call("health")
+            await rig.wait_phase(LinkPhase.DRAINING, seconds=1)
+            rig.link._line.ask("health", {}, 5)  # type: ignore[union-attr]
+            await rig.wait_phase(READY, seconds=1)
+        assert trio.lowlevel.current_statistics().tasks_living <= tasks + 1
+        await trio.sleep(12)
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
 
 
 async def test_a_cancelled_call_leaves_the_link_as_it_was(autojump_clock: MockClock) -> None:

@@ -116,10 +116,6 @@ class GatewayView:
         """Everything kept of an agent's sessions."""
         return [self._sessions[key] for key in self._by_agent.get(agent_id, ())]
 
-    def error_of_run(self, run_id: str | None) -> str | None:
-        """The error that events told of a run (older gateways put it nowhere else)."""
-        return None if run_id is None else self._errors.get(run_id)
-
     def gateway_ms(self, now_ms: int) -> int:
         """This instant on the gateway's clock."""
         return now_ms + self._skew_ms

@@ -17,7 +17,7 @@ class GatewayOff:
         self.state = LinkState(phase=LinkPhase.OFF, url=url, since=clock.now(), reason=_REASON)
 
     async def call(
-        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float = 10.0
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float | None = None
     ) -> Any:
         """Always GatewayUnavailableError."""
         raise GatewayUnavailableError(_REASON, sent=False)

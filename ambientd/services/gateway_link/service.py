@@ -70,6 +70,7 @@ HANDSHAKE_SEC = 15.0
 # A frame of ours that the other side does not take for so long: it is gone.
 SEND_SEC = 10.0
 PROBE_WHILE_DRAINING_SEC = 5.0
+CALL_SEC = 10.0
 LONGEST_CALL_SEC = 600.0
 _SILENT_CODE = 4000
 _PROTOCOL_ERROR = 1002
@@ -111,6 +112,7 @@ class _Line:
         self.scope = trio.CancelScope()
         self.reaction: Reaction | None = None
         self.farewell = (1000, "")
+        self.is_probing = False
 
     @property
     def greeted(self) -> bool:
@@ -157,8 +159,12 @@ class GatewayLinkService:
         jitter: Callable[[], float],
         log: Log,
         scopes: Sequence[str] = NEEDED_SCOPES,
+        call_timeout: float = CALL_SEC,
     ) -> None:
-        """`jitter` gives a number in [0, 1). `scopes` are asked for; read and write must be granted."""
+        """`jitter` gives a number in [0, 1). `scopes` are asked for; read and write must be granted.
+
+        `call_timeout` is how long a call waits that does not say it itself, in seconds.
+        """
         self._dialer = dialer
         self._credentials = credentials
         self._client = client
@@ -166,6 +172,7 @@ class GatewayLinkService:
         self._jitter = jitter
         self._log = log
         self._scopes = tuple(scopes)
+        self._call_timeout = call_timeout
         self._state = LinkState(phase=LinkPhase.CONNECTING, url=dialer.url, since=clock.now())
         self._pace = pacing.Pace()
         self._line: _Line | None = None
@@ -197,7 +204,7 @@ class GatewayLinkService:
             self._nudge.ring()
 
     async def call(
-        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float = 10.0
+        self, method: str, params: Mapping[str, Any] | None = None, *, timeout: float | None = None
     ) -> Any:
         """See `ports.gateway.GatewayLink.call`. A call that was cancelled before it began is not sent."""
         await trio.lowlevel.checkpoint()
@@ -205,7 +212,7 @@ class GatewayLinkService:
         if line is None or self._state.phase is not LinkPhase.READY:
             why = self._state.reason or "there is no connection to the gateway"
             raise GatewayUnavailableError(why, sent=False)
-        timeout = min(timeout, LONGEST_CALL_SEC)
+        timeout = min(self._call_timeout if timeout is None else timeout, LONGEST_CALL_SEC)
         try:
             request = line.ask(method, params or {}, timeout)
         except TooManyPendingError:
@@ -321,6 +328,7 @@ class GatewayLinkService:
         while True:
             await trio.sleep(PROBE_WHILE_DRAINING_SEC)
             if line.conversation.state is not State.DRAINING:
+                line.is_probing = False
                 return
             if not line.conversation.pending:
                 line.ask("health", {}, PROBE_WHILE_DRAINING_SEC)
@@ -344,7 +352,9 @@ class GatewayLinkService:
                 self._tell(EventsMissed())
             case DrainingBegan(reason):
                 self._enter(LinkPhase.DRAINING, keep=True, reason=reason)
-                nursery.start_soon(self._probe, line)
+                if not line.is_probing:
+                    line.is_probing = True
+                    nursery.start_soon(self._probe, line)
             case DrainingEnded():
                 self._enter(LinkPhase.READY, keep=True)
                 self._tell(EventsMissed())
