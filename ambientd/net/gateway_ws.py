@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 CLOSE_SEC = 2.0
 # The answer to the upgrade is a few headers; an endless one must not fill the memory.
 MAX_ANSWER = 64 * 1024
+SWITCHING = b"HTTP/1.1 101"
 RECEIVE_SIZE = 64 * 1024
 ABNORMAL = 1006
 PROTOCOL_ERROR = 1002
@@ -58,6 +59,7 @@ class WebSocketDialer:
     @asynccontextmanager
     async def dial(self) -> AsyncIterator["WebSocketLink"]:
         """A websocket for the length of a block."""
+        import h11
         import trio_websocket
         from wsproto.utilities import ProtocolError
 
@@ -72,9 +74,11 @@ class WebSocketDialer:
         except* trio_websocket.ConnectionRejected as group:
             status = _status(group)
             failed = DialError(f"the address answers HTTP {status} instead of a websocket", status=status)
+        except* SocketClosedError as group:  # of the block itself: as it was, without the nursery's group
+            failed = _innermost(group)
         except* _EndedEarlyError:
             failed = DialError("the address closed the connection before it was a websocket")
-        except* (ProtocolError, trio_websocket.HandshakeError, UnicodeError) as group:
+        except* (ProtocolError, h11.ProtocolError, trio_websocket.HandshakeError, UnicodeError) as group:
             failed = _broken(stream, group)
         finally:
             await trio.aclose_forcefully(stream)
@@ -163,10 +167,14 @@ class WebSocketLink:
 
 
 class _Guard(trio.abc.Stream):
-    """The transport; until the upgrade its end is an error, and what it says is bounded."""
+    """The transport. Until it answers with an upgrade, its end is an error and what it says is bounded.
+
+    `upgraded` is set by the dialer, when the upgrade was a good one.
+    """
 
     def __init__(self, stream: trio.abc.Stream) -> None:
         self._stream = stream
+        self._start = b""
         self._taken = 0
         self.upgraded = False
 
@@ -174,12 +182,13 @@ class _Guard(trio.abc.Stream):
         try:
             data = await self._stream.receive_some(max_bytes)
         except trio.BrokenResourceError:
-            if self.upgraded:
+            if self._start == SWITCHING:
                 raise
             data = b""
-        if not self.upgraded:  # now, not when the wait began
+        if self._start != SWITCHING:
+            self._start += data[: len(SWITCHING) - len(self._start)]
             self._taken += len(data)
-            if not data or self._taken > MAX_ANSWER:
+            if self._start != SWITCHING and (not data or self._taken > MAX_ANSWER):
                 raise _EndedEarlyError
         return data
 
@@ -198,6 +207,11 @@ def _broken(stream: _Guard, group: BaseExceptionGroup[BaseException]) -> DialErr
     if not stream.upgraded:
         return DialError(f"the address speaks no websocket ({kind})")
     return SocketClosedError(PROTOCOL_ERROR, kind)
+
+
+def _innermost(group: BaseExceptionGroup[SocketClosedError]) -> SocketClosedError:
+    first = group.exceptions[0]
+    return _innermost(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def _status(error: BaseException) -> int:

@@ -24,7 +24,8 @@ class LinkPhase(StrEnum):
 class LinkState(msgspec.Struct, frozen=True, kw_only=True):
     """How the link is at one instant. `reason` and `remedy` are sentences for people, without secrets.
 
-    `attempt` counts since the last good handshake; `features` are the gateway's own hint, never proof.
+    `attempt` counts since the link last stood for half a minute, 0 while it stands; `features` are the
+    gateway's own hint, never proof.
     """
 
     phase: LinkPhase

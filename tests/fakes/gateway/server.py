@@ -103,6 +103,7 @@ class FakeGateway:
         self._refuse_all: Refusal | None = None
         self._nursery: trio.Nursery | None = None
         self._listening: trio.CancelScope | None = None
+        self._closed = trio.Event()
 
     # --- how to reach it -------------------------------------------------------------------------------
 
@@ -127,12 +128,17 @@ class FakeGateway:
         listeners = await trio.open_tcp_listeners(self.port, host="127.0.0.1")
         self.port = listeners[0].socket.getsockname()[1]
         nursery = self.nursery
-        self._listening = trio.CancelScope()
+        scope = self._listening = trio.CancelScope()
+        closed = self._closed = trio.Event()
 
         async def accept() -> None:
-            assert self._listening is not None
-            with self._listening:
-                await trio.serve_listeners(self.serve, listeners, handler_nursery=nursery)
+            try:
+                with scope:
+                    await trio.serve_listeners(self.serve, listeners, handler_nursery=nursery)
+            finally:
+                for listener in listeners:
+                    listener.socket.close()
+                closed.set()
 
         nursery.start_soon(accept)
 
@@ -230,8 +236,8 @@ class FakeGateway:
         if self._listening is not None:
             self._listening.cancel()
             self._listening = None
+            await self._closed.wait()
         self.drop(1006)
-        await trio.sleep(0)
 
     async def start(self) -> None:
         """Listens again, as another process."""
