@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
@@ -34,6 +35,7 @@ from ambientd.app.live import LiveConfig
 from ambientd.config.schema import Config
 from ambientd.core.contracts.rejections import Rejections
 from ambientd.core.feedpath import resolve_feed_path
+from ambientd.core.gatewaytext import NO_GATEWAY, GatewaySnapshot
 from ambientd.core.heartbeat import build_run_id
 from ambientd.core.hostid import HostId
 from ambientd.core.pricing import current_table
@@ -43,7 +45,9 @@ from ambientd.flows.backup import Backups
 from ambientd.flows.ingest import IngestFlow
 from ambientd.flows.intake import Intake
 from ambientd.flows.legacy import Importing
+from ambientd.flows.preferred_models import PreferredModels
 from ambientd.flows.recost import Recosting
+from ambientd.flows.sessions import Agents
 from ambientd.flows.status import IntakeFacts, LoopFacts, NodeFacts, StatusSources
 from ambientd.flows.upkeep import Upkeep
 from ambientd.host import facts
@@ -52,6 +56,7 @@ from ambientd.host.backup_place import DiskBackupPlace
 from ambientd.host.backup_sources import identity_key
 from ambientd.host.clock import SystemClock, UlidIds
 from ambientd.host.feed_writer import FeedWriter
+from ambientd.host.gateway_credentials import FileGatewayCredentials
 from ambientd.host.heartbeatfile import DiskHeartbeatFile
 from ambientd.host.legacy_files import DiskLegacyFiles
 from ambientd.host.log import LogControl, Logger
@@ -64,6 +69,7 @@ from ambientd.host.zones import find_zone
 from ambientd.net.http_server import HttpServer, Limits
 from ambientd.net.unix_socket import UnixListener, caller_of, group_id
 from ambientd.ports.backup import ExtraFile
+from ambientd.ports.errors import StoreError, UnavailableError
 from ambientd.services.aggregates import AggregatesService
 from ambientd.services.backup import BackupService
 from ambientd.services.bell import Bell
@@ -79,6 +85,9 @@ from ambientd.wire import places
 from ambientd.wire.enums import AlertMetric
 from ambientd.wire.messages import MigrationRow, MigrationsView, ReadyCheck
 from ambientd.wire.routes import SCHEMA_MIGRATIONS
+
+if TYPE_CHECKING:
+    from ambientd.app.gateway_parts import GatewayParts
 
 FIRST_ANSWER_SEC = 1.0
 DRAIN_SEC = 1.0
@@ -129,13 +138,14 @@ class Node:
             log=self._log,
             executor_socket=outside.environ.get(places.ENV_EXECUTOR) or None,
         )
+        self.models = PreferredModels()
         self.news = NewsBoard()
         hand_in = Bell()
         self.sessions = SessionsService(
             store=self.store,
             runner=self.runner,
             environment=HostAgentEnvironment(outside.environ),
-            agents=lambda: self.live.current.agents,
+            agents=self._agents,
             bounds=lambda: self.live.current.sessions,
             clock=self.clock,
             news=self.news,
@@ -153,13 +163,14 @@ class Node:
             ended=self._session_ended,
         )
         self.ids = UlidIds()
+        self.gateway = self._build_gateway()
         self.intake = IntakeService(
             intake=Intake(
                 spool=self.spool,
                 store=self.store,
                 clock=self.clock,
                 ids=self.ids,
-                agents=lambda: self.live.current.agents,
+                agents=self._agents,
             ),
             wake_sessions=self.sessions.wake,
             changes=partial(changes, outside.state_dir / "inbox"),
@@ -197,7 +208,7 @@ class Node:
             config.alerts,
             store=self.store,
             clock=self.clock,
-            gauges={AlertMetric.MISSED_HEARTBEATS: lambda: float(self.feed.lost_since_written())},
+            gauges=self._gauges(),
             node=facts.node_name(config.node.name),
             environ=outside.environ,
             log=self._log,
@@ -235,12 +246,67 @@ class Node:
             store=self.store,
             feed=self.feed,
             clock=self.clock,
-            agents=lambda: self.live.current.agents,
+            agents=self._agents,
             loop=self._loop_facts,
             intake=self._intake_facts,
             notifiers_failing=lambda: self.alerts.failing,
             rejections=self.rejections.totals,
+            gateway=self._gateway_snapshot,
         )
+
+    def _build_gateway(self) -> "GatewayParts | None":
+        """Nothing of it is loaded where no gateway is configured and no token is found."""
+        config, outside = self.live.current.gateway, self._outside
+        enabled = config.enabled
+        if enabled is None:
+            credentials = FileGatewayCredentials(
+                outside.state_dir, environ=outside.environ, token_file=config.token_file
+            )
+            enabled = credentials.has_token()
+        if not enabled:
+            return None
+        from ambientd.app.gateway import build_gateway_link
+        from ambientd.app.gateway_parts import GatewayParts
+        from ambientd.services.gateway_link import GatewayOff
+
+        link = build_gateway_link(
+            config,
+            node_name=facts.node_name(self.live.current.node.name),
+            state_dir=outside.state_dir,
+            environ=outside.environ,
+            clock=self.clock,
+            log=self._log,
+        )
+        if isinstance(link, GatewayOff):
+            return None
+        return GatewayParts(
+            config,
+            link=link,
+            store=self.store,
+            clock=self.clock,
+            models=self.models,
+            prices=lambda: current_table(self.live.current.pricing),
+            changed=self.news.tell,
+            ended=self._session_ended,
+            status_changed=lambda: None,
+            new_key=lambda: self.ids.ulid(self.clock.now()),
+            log=self._log,
+        )
+
+    def _agents(self) -> Agents:
+        """The node's own agents, with the models that operators prefer."""
+        return self.models.apply(self.live.current.agents)
+
+    def _gateway_snapshot(self) -> GatewaySnapshot:
+        return NO_GATEWAY if self.gateway is None else self.gateway.view.snapshot()
+
+    def _gauges(self) -> dict[AlertMetric, Callable[[], float]]:
+        gauges: dict[AlertMetric, Callable[[], float]] = {
+            AlertMetric.MISSED_HEARTBEATS: lambda: float(self.feed.lost_since_written())
+        }
+        if self.gateway is not None:
+            gauges[AlertMetric.GATEWAY_AWAY_SEC] = self.gateway.view.away_sec
+        return gauges
 
     def _task_ended(self, hand_in: Bell) -> None:
         """A session that this node ran has ended."""
@@ -276,11 +342,13 @@ class Node:
         control = Control(
             store=self.store,
             sessions=self.sessions,
-            agents=lambda: self.live.current.agents,
+            agents=self._agents,
             clock=self.clock,
             ids=self.ids,
             spawned=self.intake.add_picked_up,
             audited=partial(self._log.info, "[AUDIT]"),
+            models=self.models,
+            gateway=None if self.gateway is None else self.gateway.control,
         )
         ledger = Ledger(store=self.store, news=self.news, clock=self.clock, monotonic=trio.current_time)
         routes = (
@@ -366,6 +434,8 @@ class Node:
             async with trio.open_nursery() as services:
                 services.start_soon(supervise, "dispatcher", self.dispatcher.run, self._log)
                 services.start_soon(self._run_when_ready)
+                for name, run in ({} if self.gateway is None else self.gateway.services).items():
+                    services.start_soon(supervise, name, run, self._log)
                 # Whoever connects now waits in the kernel's queue: an ordinary start is over before a 503
                 # would help anybody.
                 with trio.move_on_after(FIRST_ANSWER_SEC):
@@ -397,6 +467,10 @@ class Node:
                 notifier.ready(f"not ready: {reason}")
                 told = reason
             await trio.sleep(LOOK_AGAIN_SEC)
+        try:
+            await self.models.load(self.store)
+        except (StoreError, UnavailableError) as error:
+            self._log.warning("node.models_unread", reason=str(error))
         notifier.ready(f"ready, socket {self._outside.listener.path}")
         degraded = self.store.facts().degraded
         if degraded:
@@ -411,6 +485,8 @@ class Node:
             nursery.start_soon(supervise, "backup", self.backup.run, self._log)
             nursery.start_soon(supervise, "aggregates", self.aggregates.run, self._log)
             nursery.start_soon(supervise, "alerts", self.alerts.run, self._log)
+            for name, run in ({} if self.gateway is None else self.gateway.store_services).items():
+                nursery.start_soon(supervise, name, run, self._log)
 
     async def _until_signal(self, signals: AsyncIterator[int]) -> str:
         async for number in signals:

@@ -10,6 +10,7 @@ from datetime import datetime
 import trio
 
 from ambientd.core.gateway_view.rows import parse_agents, parse_page, parse_row
+from ambientd.core.gateway_view.status import WINDOW_MS
 from ambientd.core.gateway_view.sweep import Sweep
 from ambientd.core.gateway_view.view import GatewayView
 from ambientd.core.gatewaytext import GatewaySnapshot
@@ -49,7 +50,9 @@ SNAPSHOT_SEC = 1.0  # the seed's cache: agents are not judged anew more often wh
 class Changes:
     """Tells those who stream the status that something of it is new."""
 
-    def __init__(self) -> None:
+    def __init__(self, also: Callable[[], None]) -> None:
+        """`also` hears every ring."""
+        self._also = also
         self.version = 0
         self._event = trio.Event()
 
@@ -58,6 +61,7 @@ class Changes:
         self.version += 1
         self._event.set()
         self._event = trio.Event()
+        self._also()
 
     async def wait(self, version: int) -> int:
         """The version once it is another than the one that is known."""
@@ -77,12 +81,15 @@ class GatewayViewService:
         log: Log,
         runs_changed: Callable[[], None] = lambda: None,
         linked: Callable[[bool], None] = lambda _restarted: None,
+        changed: Callable[[], None] = lambda: None,
         interval: float = RECONCILE_SEC,
+        recent: float = WINDOW_MS / 1000,
     ) -> None:
         """`runs_changed` hears that the ledger may have something to do, `linked` of every handshake and
-        whether it was with a restarted gateway; `interval` is in seconds."""
-        self.view = GatewayView()
-        self.changes = Changes()
+        whether it was with a restarted gateway, `changed` that status shows something else now. `interval`
+        and `recent`, for which an ended session speaks for its agent, are in seconds."""
+        self.view = GatewayView(window_ms=int(recent * 1000))
+        self.changes = Changes(changed)
         self._link = link
         self._clock = clock
         self._log = log

@@ -35,6 +35,12 @@ class KillLog:
                 while len(log) > KILLS_MAX:
                     log.popitem(last=False)
 
+    def drop(self, session_id: str, run_id: str | None) -> None:
+        """Forgets a kill."""
+        self._sessions.pop(session_id, None)
+        if run_id is not None:
+            self._runs.pop(run_id, None)
+
     def has_run(self, run_id: str | None) -> bool:
         """Whether this run was killed."""
         return run_id is not None and run_id in self._runs

@@ -83,15 +83,17 @@ def judge(row: SessionRow, now_ms: int, kills: KillLog) -> Verdict:
     return Verdict(AgentStatus.IDLE, "no run yet" if not row.status else "no active run")
 
 
-def judge_agent(rows: Iterable[SessionRow], now_ms: int, kills: KillLog) -> AgentVerdict:
+def judge_agent(
+    rows: Iterable[SessionRow], now_ms: int, kills: KillLog, window_ms: int = WINDOW_MS
+) -> AgentVerdict:
     """The status of an agent from all its known sessions, in whatever order."""
     ordered = sorted(rows, key=lambda row: (row.activity_ms, row.key), reverse=True)
     found = [(row, judge(row, now_ms, kills)) for row in ordered]
-    recent = [pair for pair in found if now_ms - pair[0].activity_ms <= WINDOW_MS]
+    recent = [pair for pair in found if now_ms - pair[0].activity_ms <= window_ms]
     active = tuple(row for row, verdict in found if verdict.status is AgentStatus.RUNNING)
     status, reason, shown = _highest(found, recent, active)
     activity = ordered[0].activity_ms or None if ordered else None
-    return AgentVerdict(status, reason, shown, active, activity, _until(recent))
+    return AgentVerdict(status, reason, shown, active, activity, _until(recent, window_ms))
 
 
 def _highest(
@@ -114,9 +116,9 @@ def _highest(
     return AgentStatus.IDLE, reason, None
 
 
-def _until(recent: list[tuple[SessionRow, Verdict]]) -> int | None:
+def _until(recent: list[tuple[SessionRow, Verdict]], window_ms: int) -> int | None:
     """When time alone changes something: a session leaves the window, or has settled long enough."""
-    leaves = [row.activity_ms + WINDOW_MS + 1 for row, _ in recent]
+    leaves = [row.activity_ms + window_ms + 1 for row, _ in recent]
     leaves += [row.updated_ms + SETTLING_MS + 1 for row, verdict in recent if verdict.reason == SETTLING]
     return min(leaves, default=None)
 

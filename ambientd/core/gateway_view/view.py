@@ -59,7 +59,9 @@ NOTHING = Heard()
 class GatewayView:
     """Fed by the service, read by status and by the control flows."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, window_ms: int = WINDOW_MS) -> None:
+        """`window_ms`: how long an ended session speaks for its agent."""
+        self.window_ms = window_ms
         self.kills = KillLog()
         self.health = Health(None, False, None)
         self.last_heartbeat_ms: int | None = None
@@ -128,7 +130,7 @@ class GatewayView:
         if kept is not None and kept[0] <= now_ms < kept[1]:
             return kept[2]
         at = self.gateway_ms(now_ms)
-        found = judge_agent(self.sessions_of(agent_id), at, self.kills)
+        found = judge_agent(self.sessions_of(agent_id), at, self.kills, self.window_ms)
         lasts = VERDICT_MS if found.until_ms is None else min(VERDICT_MS, max(1, found.until_ms - at))
         self._verdicts[agent_id] = (now_ms, now_ms + lasts, found)
         return found
@@ -163,6 +165,11 @@ class GatewayView:
         self.kills.add(session_id, run_id, at_ms)
         self._verdicts.clear()
 
+    def drop_kill(self, session_id: str, run_id: str | None) -> None:
+        """A kill that was not carried out after all."""
+        self.kills.drop(session_id, run_id)
+        self._verdicts.clear()
+
     def put(self, row: SessionRow, now_ms: int, *, listed: bool) -> bool:
         """A row as it was listed or as an event told it; whether anything is different now."""
         old = self._sessions.get(row.key)
@@ -184,7 +191,7 @@ class GatewayView:
 
     def put_listed(self, row: SessionRow, now_ms: int) -> bool:
         """A row of a list. One that ended long ago is only kept when its agent has none that is newer."""
-        if not is_active(row) and self.gateway_ms(now_ms) - row.activity_ms > WINDOW_MS:
+        if not is_active(row) and self.gateway_ms(now_ms) - row.activity_ms > self.window_ms:
             since = self.backlog_since_ms
             if since is not None and row.updated_ms > since and len(self._backlog) < BACKLOG_MAX:
                 self._backlog.append(row)
@@ -341,7 +348,7 @@ class GatewayView:
         at = self.gateway_ms(now_ms)
         rows = sorted(self.sessions_of(agent_id), key=_newest_first)
         ended = [row for row in rows if not is_active(row)]
-        recent = [row for row in ended if at - row.activity_ms <= WINDOW_MS]
+        recent = [row for row in ended if at - row.activity_ms <= self.window_ms]
         failed = [row for row in recent if row.error is not None or row.status in FAILED_WORDS]
         kept = {row.key for row in (*recent[:ENDED_PER_AGENT], *failed[:FAILED_KEPT], *rows[:1])}
         gone = [row.key for row in ended if row.key not in kept]
