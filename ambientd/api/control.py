@@ -1,12 +1,13 @@
 """`/api/control`: starting and ending sessions and choosing models, for operators who may write."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ambientd.api.router import Access, Answer, Route
 from ambientd.flows import control as flow
-from ambientd.flows.control import Controls, GatewayControl
+from ambientd.flows.control import Controls
 from ambientd.flows.preferred_models import PreferredModels
 from ambientd.flows.sessions import Agents
 from ambientd.ports.clock import Clock, Ids
@@ -24,6 +25,9 @@ from ambientd.wire.messages import (
 )
 from ambientd.wire.routes import KILL, MODEL, SPAWN
 
+if TYPE_CHECKING:
+    from ambientd.flows.gateway_control import GatewayControl
+
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):
     """What the control routes need. `audited` writes the `[AUDIT]` log line of one action."""
@@ -36,7 +40,7 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
     spawned: Callable[[], None]
     audited: Callable[..., None]
     models: PreferredModels = msgspec.field(default_factory=PreferredModels)
-    gateway: GatewayControl | None = None
+    gateway: "GatewayControl | None" = None
 
 
 def actor_of(caller: Caller) -> str:

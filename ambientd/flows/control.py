@@ -1,16 +1,18 @@
-"""Kill, spawn and model, for whoever runs the agent: this node, or the gateway behind it."""
+"""Kill, spawn and model, for whoever runs the agent: this node, or the gateway behind it.
+
+What only a gateway needs is loaded where one is configured: others do not pay for it.
+"""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ambientd.config.schema import AgentConfig
-from ambientd.core.gateway_view.rows import AgentEntry
 from ambientd.core.records import AuditEntry
 from ambientd.core.rejection import Rejected, reject
 from ambientd.core.text import printable
-from ambientd.flows import gateway_control, sessions
-from ambientd.flows.gateway_control import GatewayControl, find_target
+from ambientd.flows import sessions
 from ambientd.flows.preferred_models import GATEWAY, LOCAL, PreferredModels
 from ambientd.flows.sessions import Agents, is_short_line
 from ambientd.ports.clock import Clock, Ids
@@ -26,15 +28,9 @@ from ambientd.wire.messages import (
     SpawnRequest,
 )
 
-__all__ = [
-    "Controls",
-    "GatewayControl",
-    "choose_agent",
-    "kill",
-    "record_refusal",
-    "set_model",
-    "spawn",
-]
+if TYPE_CHECKING:
+    from ambientd.core.gateway_view.rows import AgentEntry
+    from ambientd.flows.gateway_control import GatewayControl
 
 SUBJECT_MAX = 128
 
@@ -48,7 +44,7 @@ class Controls(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     ids: Ids
     models: PreferredModels
-    gateway: GatewayControl | None = None
+    gateway: "GatewayControl | None" = None
 
 
 async def kill(fragment: str, controls: Controls, *, actor: str) -> KillAnswer | Rejected:
@@ -56,26 +52,28 @@ async def kill(fragment: str, controls: Controls, *, actor: str) -> KillAnswer |
     if not fragment.strip():
         return reject("VALIDATION_ERROR", "no session is named", ("sessionId", "empty", "names a session"))
     gateway = controls.gateway
-    seen = gateway.view.find(fragment) if gateway is not None else []
-    target = await controls.store.read(lambda tx: find_target(tx, fragment, seen))
-    if isinstance(target, Rejected):
-        return _perhaps_away(target, gateway) if target.code == "NOT_FOUND" else target
-    if target.gateway_session_id is None:
-        return await sessions.kill(
-            target.session_id,
-            store=controls.store,
-            control=controls.sessions,
-            clock=controls.clock,
-            actor=actor,
-        )
-    if gateway is None:
-        return reject("GATEWAY_UNAVAILABLE", f"session {target.session_id} runs at a gateway; none is set up")
-    return await gateway_control.kill(target, gateway, actor=actor)
+    if gateway is not None:
+        from ambientd.flows import gateway_control
+
+        seen = gateway.view.find(fragment)
+        target = await controls.store.read(lambda tx: gateway_control.find_target(tx, fragment, seen))
+        if isinstance(target, Rejected):
+            return _perhaps_away(target, gateway) if target.code == "NOT_FOUND" else target
+        if target.gateway_session_id is not None:
+            return await gateway_control.kill(target, gateway, actor=actor)
+        fragment = target.session_id
+    return await sessions.kill(
+        fragment,
+        store=controls.store,
+        control=controls.sessions,
+        clock=controls.clock,
+        actor=actor,
+    )
 
 
-def _perhaps_away(unknown: Rejected, gateway: GatewayControl | None) -> Rejected:
+def _perhaps_away(unknown: Rejected, gateway: "GatewayControl") -> Rejected:
     """What is unknown here may be known to a gateway that cannot be asked."""
-    if gateway is None or gateway.link.state.phase in (LinkPhase.READY, LinkPhase.OFF):
+    if gateway.link.state.phase in (LinkPhase.READY, LinkPhase.OFF):
         return unknown
     why = gateway.link.state.reason or gateway.link.state.phase.value
     return reject("GATEWAY_UNAVAILABLE", f"{unknown.message}, and the gateway is not there to ask: {why}")
@@ -86,7 +84,9 @@ async def spawn(request: SpawnRequest, controls: Controls, *, actor: str) -> Spa
     agent = choose_agent(request.agent_id, controls)
     if isinstance(agent, Rejected):
         return agent
-    if isinstance(agent, AgentEntry) and controls.gateway is not None:
+    if agent is not None and not isinstance(agent, AgentConfig) and controls.gateway is not None:
+        from ambientd.flows import gateway_control
+
         return await gateway_control.spawn(request, agent, controls.gateway, actor=actor)
     agents = controls.agents()
     wanted = agent.id if agent is not None else request.agent_id
@@ -101,7 +101,7 @@ async def spawn(request: SpawnRequest, controls: Controls, *, actor: str) -> Spa
     )
 
 
-def choose_agent(agent_id: str, controls: Controls) -> AgentConfig | AgentEntry | Rejected | None:
+def choose_agent(agent_id: str, controls: Controls) -> "AgentConfig | AgentEntry | Rejected | None":
     """The agent that is meant; None when nobody but the local agents could be, and none of them is."""
     if not agent_id.strip():
         return reject("VALIDATION_ERROR", "no agent is named", ("agentId", "empty", "names an agent"))
@@ -136,11 +136,13 @@ async def set_model(request: ModelRequest, controls: Controls, *, actor: str) ->
         return agent
     if not is_short_line(request.model) or not request.model.strip():
         return reject("VALIDATION_ERROR", "no model is named", ("model", "bad_text", "one line, not empty"))
-    if isinstance(agent, AgentEntry) and controls.gateway is not None:
-        return await gateway_control.set_model(request, agent, controls.gateway, actor=actor)
-    if not isinstance(agent, AgentConfig):
+    if isinstance(agent, AgentConfig):
+        return await _set_local(request.model, agent, controls, actor)
+    if agent is None or controls.gateway is None:
         return reject("NOT_FOUND", f"no agent is called {request.agent_id[:64]!r}")
-    return await _set_local(request.model, agent, controls, actor)
+    from ambientd.flows import gateway_control
+
+    return await gateway_control.set_model(request, agent, controls.gateway, actor=actor)
 
 
 async def _set_local(

@@ -215,6 +215,9 @@ async def kill(
         session = resolve(tx, fragment)
         if isinstance(session, Rejected):
             return session
+        if session.gateway_session_id is not None and session.status not in TERMINAL:
+            text = f"session {session.session_id} runs at a gateway, and none is configured"
+            return reject("GATEWAY_UNAVAILABLE", text)
         if session.status in TERMINAL:
             when = f" at {rfc3339_ms(session.ended_at)}" if session.ended_at else ""
             return reject(

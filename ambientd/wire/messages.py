@@ -334,6 +334,10 @@ class AgentSession(msgspec.Struct, rename="camel", omit_defaults=True):
     title: str | None = None
 
 
+def _local() -> str:
+    return "local"
+
+
 class AgentView(msgspec.Struct, rename="camel", omit_defaults=True):
     """One agent; `id`, `name`, `status`, `lastActivityAt`, `reason` are the seed's.
 
@@ -346,7 +350,7 @@ class AgentView(msgspec.Struct, rename="camel", omit_defaults=True):
     status: AgentStatus
     last_activity_at: str | None
     reason: str
-    kind: str = "local"
+    kind: str = msgspec.field(default_factory=_local)  # always told
     session_id: str | None = None
     model: str | None = None
     task: str | None = None
