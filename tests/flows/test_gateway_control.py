@@ -511,6 +511,7 @@ async def test_with_the_admin_scope_and_the_operators_leave_the_agent_itself_is_
         assert isinstance(answer, ModelAnswer)
         assert answer.applied == ["spawns", "agent"]
         assert updated == [{"agentId": "tony", "model": "mock/mock-slow"}]
+        assert [entry.model for entry in rig.view.agents if entry.id == "tony"] == ["mock/mock-slow"]
 
 
 async def test_an_older_gateway_that_lets_only_admins_patch_keeps_the_preference_with_us(

@@ -147,6 +147,12 @@ class GatewayView:
         self._agents = new
         return changed
 
+    def set_model(self, agent_id: str, model: str) -> None:
+        """An agent's own model as this node has just set it; older gateways tell nobody."""
+        entry = (self._agents or {}).get(agent_id)
+        if entry is not None and self._agents is not None:
+            self._agents[agent_id] = msgspec.structs.replace(entry, model=model)
+
     def set_health(self, payload: object) -> bool:
         """The answer or event `health`."""
         before, self.health = self.health, parse_health(payload)
