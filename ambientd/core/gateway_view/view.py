@@ -279,8 +279,12 @@ class GatewayView:
             self._unsettled[key] = None
 
     def forget_runs(self) -> None:
-        """After a restart of the gateway: what runs now under which name is to be heard anew."""
+        """After a restart of the gateway: what runs now under which name is to be heard anew.
+
+        Its lists are believed though they may be older than its last events: not all of it was written down.
+        """
         self._runs.clear()
+        self._heard_ms.clear()
         for key, row in self._sessions.items():
             if row.run_id is not None and is_active(row):
                 self._sessions[key] = msgspec.structs.replace(row, run_id=None)
