@@ -327,6 +327,7 @@ async def set_model(
         if isinstance(answer, Rejected):
             await _record(control, "control.model.result", "node", agent.id, {"code": answer.code})
             return answer
+        control.view.set_model(agent.id, chosen)
         applied.append("agent")
     else:
         sessions = await _patch_sessions(control, agent, chosen)

@@ -438,3 +438,13 @@ def test_without_offsets_every_agent_is_asked_for_its_newest() -> None:
         {"limit": 100, "agentId": "tony"},
     ]
     assert not sweep.is_complete
+
+
+def test_a_gateway_that_was_killed_may_know_less_than_it_told() -> None:
+    view = GatewayView()
+    view.put(row(status="running", hasActiveRun=True, updatedAt=NOW), NOW, listed=False)
+    before = row(status=None, hasActiveRun=False, updatedAt=NOW - 500)
+    assert not view.put_listed(before, NOW + 1_000), "a list that was overtaken by an event"
+    view.forget_runs()
+    assert view.put_listed(before, NOW + 1_000)
+    assert view.verdict("tony", NOW + 1_000).status is AgentStatus.IDLE

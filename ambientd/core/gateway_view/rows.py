@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 ID_MAX = 512
+# How this node names itself to gateways; the node's own name follows.
+OWN_NAME = "ambientd on"
 NAME_MAX = 200
 ERROR_MAX = 500
 # A number past this is no instant, count or sum that a gateway could mean.
@@ -121,12 +123,19 @@ def parse_row(raw: object, run_id: str | None = None) -> SessionRow | None:
         interaction_ms=whole_of(raw.get("lastInteractionAt")),
         created_ms=whole_of(raw.get("createdAt")),
         model=_model_of(raw),
-        title=text_of(raw.get("label"), NAME_MAX) or text_of(raw.get("displayName"), NAME_MAX),
+        title=_title_of(raw),
         parent_key=text_of(raw.get("parentSessionKey")) or text_of(raw.get("spawnedBy")),
         input_tokens=whole_of(raw.get("inputTokens")) if fresh else None,
         output_tokens=whole_of(raw.get("outputTokens")) if fresh else None,
         cost_usd=_cost_of(raw.get("estimatedCostUsd")) if fresh else None,
     )
+
+
+def _title_of(raw: Mapping[Any, Any]) -> str | None:
+    label, name = text_of(raw.get("label"), NAME_MAX), text_of(raw.get("displayName"), NAME_MAX)
+    if label is None and name is not None and name.startswith(f"{OWN_NAME} "):
+        return None  # older gateways call a session by the client that began it
+    return label or name
 
 
 def _word(value: object) -> str:
