@@ -10,7 +10,7 @@ import atexit, sys
 
 @atexit.register
 def tell():
-    real = (name for name, module in list(sys.modules.items()) if getattr(module, "__spec__", None))
+    real = (name for name, module in list(sys.modules.items()) if vars(module).get("__spec__"))
     with open({path!r}, "w") as out:
         out.write("\\n".join(real))
 """
@@ -18,7 +18,11 @@ UNUSED_MODULES = {
     "argparse",
     "asyncio.events",
     "bz2",
+    "difflib",
+    "email",
     "idna.core",
+    "importlib.metadata",
+    "ipaddress",
     "lzma",
     "nacl",
     "rich",

@@ -101,3 +101,26 @@ def test_a_module_that_is_loaded_already_stays() -> None:
         check=False,
     )
     assert outcome.stdout == "True\n", outcome.stderr
+
+
+def test_the_version_of_a_loaded_package_is_told_without_reading_its_metadata() -> None:
+    code = """
+import trio, trio_websocket
+from importlib.metadata import version
+print(version("trio") == trio.__version__, "email" in sys.modules)
+"""
+    assert python(code) == "True False\n"
+
+
+def test_metadata_is_read_for_whoever_wants_more_of_it() -> None:
+    code = """
+from importlib.metadata import version
+print(version("pytest") != "", "pytest" in sys.modules)
+import importlib.metadata
+print(importlib.metadata.metadata("trio")["Name"])
+try:
+    version("no-such-package")
+except importlib.metadata.PackageNotFoundError:
+    print("none")
+"""
+    assert python(code) == "True False\ntrio\nnone\n"
