@@ -4,6 +4,7 @@ trio imports TLS, structlog imports asyncio, both for callers of theirs that do 
 knows of this: a module that was put off is imported by whoever first takes something from it.
 """
 
+import ctypes
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,10 @@ _DIGESTS = "_hashlib"
 # Nothing here depends on it; where it happens to be installed msgspec would load it.
 _EXTRAS = "typing_extensions"
 _METADATA = "importlib.metadata"
+
+# glibc: worker threads take from the same heap as everybody. What one has freed the next can then use, and
+# all of it can be given back.
+_M_ARENA_MAX = -8
 
 _removing = Lock()
 
@@ -72,6 +77,7 @@ def without(*names: str) -> Iterator[None]:
 
 def keep_lean(put_off: Sequence[str] = PUT_OFF) -> None:
     """For the first line of a process that stays; before trio, msgspec and structlog are imported."""
+    _allocator("mallopt", _M_ARENA_MAX, 1)
     for name in put_off:
         if name not in sys.modules:
             sys.modules[name] = _Later(name)
@@ -81,3 +87,15 @@ def keep_lean(put_off: Sequence[str] = PUT_OFF) -> None:
     with without(_DIGESTS, _EXTRAS):
         for name in ("hashlib", "hmac", "msgspec"):
             import_module(name)
+
+
+def give_memory_back() -> None:
+    """Lets the kernel have what the C library keeps for the next rush. Blocks for milliseconds."""
+    _allocator("malloc_trim", 0)
+
+
+def _allocator(name: str, *arguments: int) -> None:
+    """Calls the C library's allocator; one that has no such call is left as it is."""
+    function = getattr(ctypes.CDLL(None), name, None)
+    if function is not None:
+        function(*arguments)

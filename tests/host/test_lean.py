@@ -124,3 +124,18 @@ except importlib.metadata.PackageNotFoundError:
     print("none")
 """
     assert python(code) == "True False\ntrio\nnone\n"
+
+
+def test_memory_that_was_freed_is_given_back() -> None:
+    code = """
+from ambientd.host.lean import give_memory_back
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+kept = [bytearray(1000) for _ in range(60_000)]
+last = bytearray(1000)  # above them all: the heap cannot simply shrink
+del kept
+before = resident()
+give_memory_back()
+print(before - resident() > 30_000_000)
+"""
+    assert python(code) == "True\n"
