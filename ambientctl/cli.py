@@ -22,6 +22,7 @@ VERBS = {
     "spawn": ("spawn", "Start a session."),
     "sessions": ("sessions", "The ledger of sessions."),
     "kill": ("kill", "End a session, and wait for the proof."),
+    "model": ("model", "Prefer a model for an agent."),
     "feed": ("handover", "The activity feed: tail, validate, drift."),
     "config": ("handover", "The configuration: show, init, set, path."),
     "check-config": ("handover", "Every problem of the configuration."),

@@ -65,13 +65,17 @@ class Screen(NamedTuple):
 
 
 class Column(NamedTuple):
-    """A column of a table: `show` makes the cell for people; TSV has the raw value at `key`."""
+    """A column of a table: `show` makes the cell for people; TSV has the raw value at `key`.
+
+    With `least` its texts are cut to that many columns before others give way.
+    """
 
     title: str
     key: str
     show: Callable[[Item, Screen], Cell | str]
     right: bool = False
     only_wide: bool = False
+    least: int = 0
 
 
 def screen_of(options: Options) -> Screen:
@@ -181,12 +185,13 @@ def cut(text: str, width: int, ellipsis: str) -> str:
 def render_table(columns: Sequence[Column], items: Sequence[Item], screen: Screen) -> str:
     """A header and a line per item: columns as wide as their widest entry, nothing ever wrapped.
 
-    On a narrow screen the columns in the middle give way first, then lines are cut.
+    On a narrow screen long names are cut first, then the columns in the middle give way, then lines are cut.
     """
     used = [column for column in columns if screen.wide or not column.only_wide]
     grid = [[Cell(column.title) for column in used]]
     grid += [[_cell(column, item, screen) for column in used] for item in items]
     widths = [max(columns_of(line[place].text) for line in grid) for place in range(len(used))]
+    widths = _shrunk(widths, used, screen.width)
     places = _places_kept(widths, screen.width)
     lines = [_line([(line[p], used[p], widths[p]) for p in places], screen) for line in grid]
     return "".join(line + "\n" for line in lines)
@@ -195,6 +200,16 @@ def render_table(columns: Sequence[Column], items: Sequence[Item], screen: Scree
 def _cell(column: Column, item: Item, screen: Screen) -> Cell:
     shown = column.show(item, screen)
     return shown if isinstance(shown, Cell) else Cell(shown)
+
+
+def _shrunk(widths: list[int], columns: Sequence[Column], width: int | None) -> list[int]:
+    over = 0 if width is None else sum(widths) + len(GAP) * (len(widths) - 1) - width
+    found = []
+    for wide, column in zip(widths, columns, strict=True):
+        spare = max(0, wide - column.least) if column.least else 0
+        found.append(wide - min(spare, max(0, over)))
+        over -= spare
+    return found
 
 
 def _places_kept(widths: list[int], width: int | None) -> list[int]:
@@ -212,7 +227,7 @@ def _line(cells: list[tuple[Cell, Column, int]], screen: Screen) -> str:
     ellipsis = screen.glyph("…", "..")
     pieces: list[str] = []
     for place, (cell, column, width) in enumerate(cells):
-        text = cut(cell.text, max(0, left), ellipsis)
+        text = cut(cell.text, max(0, min(width, left)), ellipsis)
         pad = " " * max(0, min(width, left) - columns_of(text))
         painted = screen.paint(text, cell.color) if text else ""
         is_last = place == len(cells) - 1

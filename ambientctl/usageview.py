@@ -12,6 +12,8 @@ from ambientd.wire.enums import MatrixSplit, UsageGroup
 BAR_WIDTH = 16
 MEDIAN_COST_DIGITS = 4
 _EIGHTHS = " ▏▎▍▌▋▊▉█"
+# Figures are what these tables are for; a long name of a model gives way to them.
+NAME_MIN = 16
 _DAYS = {"d": 1, "w": 7}
 _CHARTED = {"costUsd": "BY COST", "tokens": "BY TOKENS", "runs": "BY RUNS"}
 
@@ -77,7 +79,7 @@ def usage_columns(group: UsageGroup) -> list[Column]:
     """The columns of a series; what is known of prompt and completion only in wide ones."""
     title, key = _KEYS[group]
     return [
-        Column(title, key, lambda item, _: inert(wire.text(item, key)) or "-"),
+        Column(title, key, lambda item, _: inert(wire.text(item, key)) or "-", least=NAME_MIN),
         Column("RUNS", "runs", lambda item, _: count(wire.whole(item, "runs")), right=True),
         Column("TOKENS", "tokens", lambda item, _: _sum_text(item, "tokens", "tokensKnown"), right=True),
         Column(
@@ -173,10 +175,12 @@ def _counted(title: str, key: str, *, only_wide: bool = False) -> Column:
 
 def matrix_columns(split: MatrixSplit) -> list[Column]:
     """The columns of the matrix: how often it went well, how long it took, what it cost."""
-    columns = [Column("MODEL", "modelId", lambda item, _: inert(wire.text(item, "modelId")) or "-")]
+    columns = [
+        Column("MODEL", "modelId", lambda item, _: inert(wire.text(item, "modelId")) or "-", least=NAME_MIN)
+    ]
     if split in _SPLITS:
         title, key = _SPLITS[split]
-        columns.append(Column(title, key, lambda item, _: inert(wire.text(item, key)) or "-"))
+        columns.append(Column(title, key, lambda item, _: inert(wire.text(item, key)) or "-", least=NAME_MIN))
     return [
         *columns,
         Column("RUNS", "runsTotal", _runs, right=True),

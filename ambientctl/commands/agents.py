@@ -28,6 +28,7 @@ def _model(item: Document, screen: Screen) -> str:
 
 COLUMNS = (
     Column("AGENT", "id", lambda item, _: inert(wire.text(item, "id"))),
+    Column("KIND", "kind", lambda item, _: inert(wire.text(item, "kind")) or "local", only_wide=True),
     Column("NAME", "name", lambda item, _: inert(wire.text(item, "name")), only_wide=True),
     Column("STATUS", "status", lambda item, screen: screen.state(wire.text(item, "status"))),
     Column("SINCE", "since", _since, right=True),

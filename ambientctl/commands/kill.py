@@ -72,8 +72,15 @@ def kill(options: Options, session: str, *, is_sure: bool, no_wait: bool) -> int
 
 def _asked(client: Client, screen: Screen, fragment: str) -> str:
     """The whole id of the session that is meant and may be ended; empty when the answer was no."""
-    document = client.get(f"{routes.LEDGER}/{wire.segment(fragment)}")
-    row = wire.part(document, "ledger")
+    try:
+        row = wire.part(client.get(f"{routes.LEDGER}/{wire.segment(fragment)}"), "ledger")
+    except CommandError as error:
+        row = {}
+        if error.code != "NOT_FOUND" or not (row := _active_row(client, fragment)):
+            raise
+    if wire.text(row, "status") in TERMINAL:
+        # A session of a gateway goes on under its id after its first run has ended.
+        row = _active_row(client, wire.text(row, "sessionId")) or row
     session_id, status = wire.text(row, "sessionId"), wire.text(row, "status")
     if not session_id:
         raise wire.not_understood("it names no session")
@@ -96,6 +103,24 @@ def _asked(client: Client, screen: Screen, fragment: str) -> str:
         click.echo(line.encode("ascii", "replace").decode() if screen.ascii else line, err=True)
     click.echo("Terminate this session? [y/N] ", nl=False, err=True)
     return session_id if sys.stdin.readline().strip().lower() in ("y", "yes") else ""
+
+
+def _active_row(client: Client, fragment: str) -> Document:
+    """An active session that the status tells of, as a ledger row shows it; empty when none is meant."""
+    found = [
+        {
+            "sessionId": wire.text(item, "id"),
+            "status": wire.text(item, "state"),
+            "agentId": wire.text(agent, "id"),
+            "modelId": wire.text(item, "model"),
+            "startedAt": wire.text(item, "since"),
+            "taskTitle": wire.text(item, "title"),
+        }
+        for agent in wire.rows(client.get(routes.STATUS), "agents")
+        for item in wire.rows(agent, "sessions")
+        if wire.text(item, "id").startswith(fragment) or wire.text(item, "id").endswith(fragment)
+    ]
+    return found[0] if len(found) == 1 else {}
 
 
 def _proof(options: Options, client: Client, session_id: str, began: float) -> Outcome:

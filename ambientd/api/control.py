@@ -1,19 +1,32 @@
-"""`/api/control`: starting and ending sessions, for operators who may write."""
+"""`/api/control`: starting and ending sessions and choosing models, for operators who may write."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ambientd.api.router import Access, Answer, Route, actor_of
-from ambientd.flows import sessions
+from ambientd.flows import control as flow
+from ambientd.flows.control import Controls
+from ambientd.flows.preferred_models import PreferredModels
 from ambientd.flows.sessions import Agents
 from ambientd.ports.clock import Clock, Ids
 from ambientd.ports.control import SessionControl
 from ambientd.ports.errors import Rejected
 from ambientd.ports.http import Request
 from ambientd.ports.store import Store
-from ambientd.wire.messages import KillAnswer, KillRequest, SpawnAnswer, SpawnRequest
-from ambientd.wire.routes import KILL, SPAWN
+from ambientd.wire.messages import (
+    KillAnswer,
+    KillRequest,
+    ModelAnswer,
+    ModelRequest,
+    SpawnAnswer,
+    SpawnRequest,
+)
+from ambientd.wire.routes import KILL, MODEL, SPAWN
+
+if TYPE_CHECKING:
+    from ambientd.flows.gateway_control import GatewayControl
 
 
 class Control(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,37 +39,40 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
     ids: Ids
     spawned: Callable[[], None]
     audited: Callable[..., None]
+    models: PreferredModels = msgspec.field(default_factory=PreferredModels)
+    gateway: "GatewayControl | None" = None
 
 
 def control_routes(control: Control) -> tuple[Route, ...]:
-    """`POST /api/control/spawn` and `/kill`."""
+    """`POST /api/control/spawn`, `/kill` and `/model`."""
+    controls = Controls(
+        store=control.store,
+        sessions=control.sessions,
+        agents=control.agents,
+        clock=control.clock,
+        ids=control.ids,
+        models=control.models,
+        gateway=control.gateway,
+    )
 
     async def spawn(request: Request, body: SpawnRequest) -> Answer:
-        actor = actor_of(request.caller)
-        answer = await sessions.spawn(
-            body,
-            agents=control.agents(),
-            store=control.store,
-            control=control.sessions,
-            clock=control.clock,
-            ids=control.ids,
-            actor=actor,
-        )
-        _tell(control, "spawn", actor, request, answer)
+        answer = await flow.spawn(body, controls, actor=actor_of(request.caller))
+        told = {} if isinstance(answer, Rejected) else {"session": answer.session_id}
+        await _tell(control, controls, request, answer, action="spawn", subject=body.agent_id, **told)
         if isinstance(answer, SpawnAnswer):
             control.spawned()
         return answer
 
     async def kill(request: Request, body: KillRequest) -> Answer:
-        actor = actor_of(request.caller)
-        answer = await sessions.kill(
-            body.session_id,
-            store=control.store,
-            control=control.sessions,
-            clock=control.clock,
-            actor=actor,
-        )
-        _tell(control, "kill", actor, request, answer)
+        answer = await flow.kill(body.session_id, controls, actor=actor_of(request.caller))
+        told = {} if isinstance(answer, Rejected) else {"session": answer.session_id}
+        await _tell(control, controls, request, answer, action="kill", subject=body.session_id, **told)
+        return answer
+
+    async def model(request: Request, body: ModelRequest) -> Answer:
+        answer = await flow.set_model(body, controls, actor=actor_of(request.caller))
+        told = {} if isinstance(answer, Rejected) else {"agent": answer.agent_id, "model": answer.model}
+        await _tell(control, controls, request, answer, action="model", subject=body.agent_id, **told)
         return answer
 
     return (
@@ -80,13 +96,33 @@ def control_routes(control: Control) -> tuple[Route, ...]:
             action="kill",
             answers={200: KillAnswer},
         ),
+        Route(
+            method="POST",
+            path=MODEL,
+            handler=model,
+            summary="Keeps an agent's preferred model, and brings it to the gateway as far as it may.",
+            access=Access.WRITE,
+            body=ModelRequest,
+            action="model",
+            answers={200: ModelAnswer},
+        ),
     )
 
 
-def _tell(
-    control: Control, action: str, actor: str, request: Request, answer: SpawnAnswer | KillAnswer | Rejected
+async def _tell(
+    control: Control,
+    controls: Controls,
+    request: Request,
+    answer: SpawnAnswer | KillAnswer | ModelAnswer | Rejected,
+    *,
+    action: str,
+    subject: str,
+    **told: str,
 ) -> None:
+    """The `[AUDIT]` line of every action, and the record of a refused one."""
+    actor = actor_of(request.caller)
     if isinstance(answer, Rejected):
         control.audited(action=action, actor=actor, pid=request.caller.pid, refused=answer.code)
+        await flow.record_refusal(controls, action, actor=actor, subject=subject, refused=answer)
     else:
-        control.audited(action=action, actor=actor, pid=request.caller.pid, session=answer.session_id)
+        control.audited(action=action, actor=actor, pid=request.caller.pid, **told)

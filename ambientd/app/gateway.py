@@ -8,7 +8,7 @@ from ambientd import __version__
 from ambientd.config.gateway_address import Address, parse_address
 from ambientd.config.schema import GatewayConfig
 from ambientd.core.gateway.hello import ADMIN, NEEDED_SCOPES, Client
-from ambientd.host.gateway_credentials import FileGatewayCredentials
+from ambientd.host.gateway_credentials import FileGatewayCredentials, is_wanted
 from ambientd.net.gateway_ws import WebSocketDialer
 from ambientd.ports.clock import Clock
 from ambientd.services.gateway_link import GatewayLinkService, GatewayOff
@@ -26,7 +26,7 @@ def build_gateway_link(
 ) -> GatewayLinkService | GatewayOff:
     """The link as configured. Reads whether there is a token (blocks), loads no library for it."""
     credentials = FileGatewayCredentials(state_dir, environ=environ, token_file=config.token_file)
-    enabled = credentials.has_token() if config.enabled is None else config.enabled
+    enabled = is_wanted(config, state_dir, environ)
     address = parse_address(config.url, allow_plain=config.allow_plain)
     if not enabled or not isinstance(address, Address):  # the configuration's own check has refused others
         return GatewayOff(url=config.url, clock=clock)

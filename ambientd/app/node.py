@@ -37,6 +37,7 @@ from ambientd.app.live import LiveConfig
 from ambientd.config.schema import Config
 from ambientd.core.contracts.rejections import Rejections
 from ambientd.core.feedpath import resolve_feed_path
+from ambientd.core.gatewaytext import NO_GATEWAY, GatewaySnapshot
 from ambientd.core.heartbeat import build_run_id
 from ambientd.core.hostid import HostId
 from ambientd.core.pricing import current_table
@@ -46,7 +47,9 @@ from ambientd.flows.backup import Backups
 from ambientd.flows.ingest import IngestFlow
 from ambientd.flows.intake import Intake
 from ambientd.flows.legacy import Importing
+from ambientd.flows.preferred_models import PreferredModels
 from ambientd.flows.recost import Recosting
+from ambientd.flows.sessions import Agents
 from ambientd.flows.status import IntakeFacts, LoopFacts, NodeFacts, StatusSources, gather
 from ambientd.flows.upkeep import Upkeep
 from ambientd.host import facts
@@ -55,6 +58,7 @@ from ambientd.host.backup_place import DiskBackupPlace
 from ambientd.host.backup_sources import identity_key
 from ambientd.host.clock import SystemClock, UlidIds
 from ambientd.host.feed_writer import FeedWriter
+from ambientd.host.gateway_credentials import is_wanted
 from ambientd.host.heartbeatfile import DiskHeartbeatFile
 from ambientd.host.lean import give_memory_back
 from ambientd.host.legacy_files import DiskLegacyFiles
@@ -69,7 +73,7 @@ from ambientd.host.zones import find_zone
 from ambientd.net.http_server import HttpServer, Limits
 from ambientd.net.unix_socket import UnixListener, caller_of, group_id
 from ambientd.ports.backup import ExtraFile
-from ambientd.ports.errors import Rejected
+from ambientd.ports.errors import Rejected, StoreError, UnavailableError
 from ambientd.ports.http import Application
 from ambientd.services.aggregates import AggregatesService
 from ambientd.services.backup import BackupService
@@ -92,6 +96,7 @@ from ambientd.wire.routes import SCHEMA_MIGRATIONS
 
 if TYPE_CHECKING:
     from ambientd.app.front import TcpFront
+    from ambientd.app.gateway_parts import GatewayParts
 
 FIRST_ANSWER_SEC = 1.0
 DRAIN_SEC = 1.0
@@ -146,6 +151,7 @@ class Node:
             log=self._log,
             executor_socket=outside.environ.get(places.ENV_EXECUTOR) or None,
         )
+        self.models = PreferredModels()
         # Whatever the status may show differently is told here; views of other systems ring it as well.
         self.changes = Changes()
         self.news = NewsBoard(also=self.changes.tell)
@@ -154,7 +160,7 @@ class Node:
             store=self.store,
             runner=self.runner,
             environment=HostAgentEnvironment(outside.environ),
-            agents=lambda: self.live.current.agents,
+            agents=self._agents,
             bounds=lambda: self.live.current.sessions,
             clock=self.clock,
             news=self.news,
@@ -172,13 +178,14 @@ class Node:
             ended=self._session_ended,
         )
         self.ids = UlidIds()
+        self.gateway = self._build_gateway()
         self.intake = IntakeService(
             intake=Intake(
                 spool=self.spool,
                 store=self.store,
                 clock=self.clock,
                 ids=self.ids,
-                agents=lambda: self.live.current.agents,
+                agents=self._agents,
             ),
             wake_sessions=self.sessions.wake,
             changes=partial(changes, outside.state_dir / "inbox"),
@@ -216,7 +223,7 @@ class Node:
             config.alerts,
             store=self.store,
             clock=self.clock,
-            gauges={AlertMetric.MISSED_HEARTBEATS: lambda: float(self.feed.lost_since_written())},
+            gauges=self._gauges(),
             node=facts.node_name(config.node.name),
             environ=outside.environ,
             log=self._log,
@@ -254,12 +261,13 @@ class Node:
             store=self.store,
             feed=self.feed,
             clock=self.clock,
-            agents=lambda: self.live.current.agents,
+            agents=self._agents,
             loop=self._loop_facts,
             intake=self._intake_facts,
             notifiers_failing=lambda: self.alerts.failing,
             rejections=self.rejections.totals,
             http=self._http_status,
+            gateway=self._gateway_snapshot,
         )
         self.board = StatusBoard(
             gather=partial(gather, self.status),
@@ -278,6 +286,46 @@ class Node:
         if self._front is not None:
             return self._front.status
         return HttpStatus(enabled=False, reason=self._outside.http_off)
+
+    def _build_gateway(self) -> "GatewayParts | None":
+        """Nothing of it is loaded where none is wanted."""
+        if not is_wanted(self.live.current.gateway, self._outside.state_dir, self._outside.environ):
+            return None
+        from ambientd.app.gateway_parts import Around, build_gateway
+
+        around = Around(
+            store=self.store,
+            clock=self.clock,
+            models=self.models,
+            prices=lambda: current_table(self.live.current.pricing),
+            changed=self.news.tell,
+            ended=self._session_ended,
+            status_changed=self.changes.tell,
+            new_key=lambda: self.ids.ulid(self.clock.now()),
+            log=self._log,
+        )
+        return build_gateway(
+            self.live.current.gateway,
+            around,
+            node_name=facts.node_name(self.live.current.node.name),
+            state_dir=self._outside.state_dir,
+            environ=self._outside.environ,
+        )
+
+    def _agents(self) -> Agents:
+        """The node's own agents, with the models that operators prefer."""
+        return self.models.apply(self.live.current.agents)
+
+    def _gateway_snapshot(self) -> GatewaySnapshot:
+        return NO_GATEWAY if self.gateway is None else self.gateway.view.snapshot()
+
+    def _gauges(self) -> dict[AlertMetric, Callable[[], float]]:
+        gauges: dict[AlertMetric, Callable[[], float]] = {
+            AlertMetric.MISSED_HEARTBEATS: lambda: float(self.feed.lost_since_written())
+        }
+        if self.gateway is not None:
+            gauges[AlertMetric.GATEWAY_AWAY_SEC] = self.gateway.view.away_sec
+        return gauges
 
     def _task_ended(self, hand_in: Bell) -> None:
         """A session that this node ran has ended."""
@@ -318,11 +366,13 @@ class Node:
         control = Control(
             store=self.store,
             sessions=self.sessions,
-            agents=lambda: self.live.current.agents,
+            agents=self._agents,
             clock=self.clock,
             ids=self.ids,
             spawned=self._spawned,
             audited=self._audited,
+            models=self.models,
+            gateway=None if self.gateway is None else self.gateway.control,
         )
         ledger = Ledger(store=self.store, news=self.news, clock=self.clock, monotonic=trio.current_time)
         routes = (
@@ -437,6 +487,8 @@ class Node:
             async with trio.open_nursery() as services:
                 services.start_soon(supervise, "dispatcher", self.dispatcher.run, self._log)
                 services.start_soon(self._run_when_ready)
+                for name, run in ({} if self.gateway is None else self.gateway.services).items():
+                    services.start_soon(supervise, name, run, self._log)
                 # Whoever connects now waits in the kernel's queue: an ordinary start is over before a 503
                 # would help anybody.
                 with trio.move_on_after(FIRST_ANSWER_SEC):
@@ -475,6 +527,10 @@ class Node:
             await trio.sleep(LOOK_AGAIN_SEC)
         if self._front is not None:
             await self._front.wait_tried()
+        try:
+            await self.models.load(self.store)
+        except (StoreError, UnavailableError) as error:
+            self._log.warning("node.models_unread", reason=str(error))
         notifier.ready(f"ready, socket {self._outside.listener.path}")
         degraded = self.store.facts().degraded
         if degraded:
@@ -489,6 +545,8 @@ class Node:
             nursery.start_soon(supervise, "backup", self.backup.run, self._log)
             nursery.start_soon(supervise, "aggregates", self.aggregates.run, self._log)
             nursery.start_soon(supervise, "alerts", self.alerts.run, self._log)
+            for name, run in ({} if self.gateway is None else self.gateway.store_services).items():
+                nursery.start_soon(supervise, name, run, self._log)
 
     async def _until_signal(self, signals: AsyncIterator[int]) -> str:
         async for number in signals:

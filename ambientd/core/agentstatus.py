@@ -8,10 +8,11 @@ from ambientd.config.schema import AgentConfig
 from ambientd.core.records import UNKNOWN_MODEL, SessionRecord
 from ambientd.core.timefmt import rfc3339_ms
 from ambientd.wire.enums import AgentStatus, SessionStatus
-from ambientd.wire.messages import AgentView
+from ambientd.wire.messages import AgentSession, AgentView
 
 # An ended session speaks for its agent this long; without a window one old failure would stick for ever.
 RECENT = timedelta(minutes=15)
+SESSIONS_SHOWN = 50
 
 _ORDER = {
     AgentStatus.FAILED: 0,
@@ -30,9 +31,15 @@ def view_agents(
     """One row per configured agent, failed first, then by name; sessions of unknown agents are left out."""
     by_agent: dict[str, list[SessionRecord]] = defaultdict(list)
     for row in (*active, *ended):
+        if row.gateway_session_id is not None:
+            continue  # an agent of a gateway may have the same id
         by_agent[row.agent_id].append(row)
-    views = [_view(agent, by_agent.get(agent.id, []), now) for agent in agents.values()]
-    return sorted(views, key=lambda view: (_ORDER[view.status], view.name.casefold(), view.id))
+    return by_precedence([_view(agent, by_agent.get(agent.id, []), now) for agent in agents.values()])
+
+
+def by_precedence(views: Iterable[AgentView]) -> list[AgentView]:
+    """Failed first, then running, done, idle; by name within."""
+    return sorted(views, key=lambda view: (_ORDER[view.status], view.name.casefold(), view.id, view.kind))
 
 
 def _view(agent: AgentConfig, rows: list[SessionRecord], now: datetime) -> AgentView:
@@ -66,6 +73,17 @@ def _view(agent: AgentConfig, rows: list[SessionRecord], now: datetime) -> Agent
         since=rfc3339_ms(since) if since else None,
         running=len(running),
         queued=len(queued),
+        sessions=[_session(row) for row in (*running, *queued)[:SESSIONS_SHOWN]],
+    )
+
+
+def _session(row: SessionRecord) -> AgentSession:
+    return AgentSession(
+        id=row.session_id,
+        state=row.status.value,
+        model=None if row.model_id == UNKNOWN_MODEL else row.model_id,
+        since=rfc3339_ms(row.running_since or row.started_at),
+        title=_task(row),
     )
 
 

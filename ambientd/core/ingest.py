@@ -54,6 +54,7 @@ class StoredSession(msgspec.Struct, frozen=True, kw_only=True):
     error_message: str | None
     source_version: str | None
     source: str | None
+    gateway_session_id: str | None = None
 
 
 class Mode(Enum):

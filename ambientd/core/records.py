@@ -61,6 +61,7 @@ class SessionRecord(msgspec.Struct, frozen=True, kw_only=True):
     total_tokens: int | None = None
     cost_usd: float | None = None
     cost_confidence: CostConfidence | None = None
+    gateway_session_id: str | None = None  # of a run behind a gateway
 
 
 class SessionChange(msgspec.Struct, frozen=True, kw_only=True):

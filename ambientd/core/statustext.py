@@ -1,10 +1,12 @@
 """The status screen: a document becomes lines (LOOK 5.1). Nothing is read, nothing is decided here."""
 
+from collections import Counter
 from collections.abc import Iterable
 from datetime import datetime
 
 import msgspec
 
+from ambientd.core.gatewaytext import gateway_line
 from ambientd.core.text import age, age_of, cut, number, pad, printable, size, width_of
 from ambientd.core.timefmt import parse_rfc3339
 from ambientd.wire.enums import AgentStatus, Health
@@ -81,6 +83,7 @@ def _headline(document: StatusDocument, look: Look) -> str:
 def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
     host = document.node.host_id
     rows = [("host", "", f"{host[:11]}…{host[-4:]} ({document.node.host_id_source})"), None]
+    rows.append(("gateway", *gateway_line(document.gateway, now)))
     rows.append(("pulse", *_pulse(document, now)))
     ledger = document.ledger
     if ledger.ready:
@@ -159,7 +162,8 @@ _RIGHT = frozenset({"SINCE"})
 
 def _agents(agents: list[AgentView], look: Look, now: datetime) -> Iterable[str]:
     shown = [n for n, head in enumerate(_HEADS) if look.width >= _DROPPED_BELOW.get(head, 0)]
-    table = [_HEADS, *(_agent_cells(agent, look, now) for agent in agents)]
+    names = Counter(agent.name for agent in agents)
+    table = [_HEADS, *(_agent_cells(agent, look, now, clash=names[agent.name] > 1) for agent in agents)]
     widths = {n: min(_NAME_MAX, max(width_of(row[n]) for row in table)) for n in shown}
     for index, row in enumerate(table):
         mark = _AGENT[agents[index - 1].status] if index else None
@@ -179,10 +183,11 @@ def _cell(head: str, text: str, width: int, mark: str | None, look: Look) -> str
     return blanks + text if head in _RIGHT else text + blanks
 
 
-def _agent_cells(agent: AgentView, look: Look, now: datetime) -> tuple[str, ...]:
+def _agent_cells(agent: AgentView, look: Look, now: datetime, *, clash: bool) -> tuple[str, ...]:
+    name = f"{agent.name} ({agent.kind})" if clash else agent.name
     since = age_of(parse_rfc3339(agent.since) if agent.since else None, now)
     session = agent.session_id[-8:] if agent.session_id else "-"
-    texts = (agent.name, agent.status.value, since, session, agent.model or "-", agent.task or "-")
+    texts = (name, agent.status.value, since, session, agent.model or "-", agent.task or "-")
     return tuple(look.plain(printable(text)) for text in texts)
 
 

@@ -131,6 +131,7 @@ class _Write:
                 error_message=said.error_message,
                 source_version=said.source_version,
                 source=ingest.source,
+                gateway_session_id=said.gateway_session_id,
             )
         )
         if events:

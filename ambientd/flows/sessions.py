@@ -43,6 +43,20 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     category: str | None
 
 
+def check_texts(request: SpawnRequest) -> list[ErrorDetail]:
+    """Every problem of the request's texts, in the order of its fields; the agent is not looked at."""
+    problems = []
+    if not request.prompt.strip():
+        problems.append(ErrorDetail("prompt", "empty", "a session needs a prompt"))
+    elif len(request.prompt.encode(errors="replace")) > PROMPT_MAX_BYTES:
+        problems.append(ErrorDetail("prompt", "too_large", f"longer than {PROMPT_MAX_BYTES} bytes"))
+    for field in ("model", "title", "category"):
+        text = getattr(request, field)
+        if text is not None and not is_short_line(text):
+            problems.append(ErrorDetail(field, "bad_text", f"one line of 1 to {SHORT_TEXT_MAX} characters"))
+    return problems
+
+
 def check_order(request: SpawnRequest, agents: Agents) -> Order | Rejected:
     """Names every problem of the request at once, in the order of its fields."""
     problems: list[ErrorDetail] = []
@@ -50,17 +64,12 @@ def check_order(request: SpawnRequest, agents: Agents) -> Order | Rejected:
     if agent is None:
         known = ", ".join(sorted(agents)) or "none is configured"
         problems.append(ErrorDetail("agentId", "unknown", f"no agent has this id; agents: {known}"))
-    if not request.prompt.strip():
-        problems.append(ErrorDetail("prompt", "empty", "a session needs a prompt"))
-    elif len(request.prompt.encode(errors="replace")) > PROMPT_MAX_BYTES:
-        problems.append(ErrorDetail("prompt", "too_large", f"longer than {PROMPT_MAX_BYTES} bytes"))
+    texts = check_texts(request)
+    problems += [problem for problem in texts if problem.field == "prompt"]
     if agent is not None and request.model is not None and agent.models and request.model not in agent.models:
         allowed = ", ".join(agent.models)
         problems.append(ErrorDetail("model", "not_allowed", "not a model of this agent", expected=allowed))
-    for field in ("model", "title", "category"):
-        text = getattr(request, field)
-        if text is not None and not _is_short_line(text):
-            problems.append(ErrorDetail(field, "bad_text", f"one line of 1 to {SHORT_TEXT_MAX} characters"))
+    problems += [problem for problem in texts if problem.field != "prompt"]
     taken_for_option = agent and option_like(
         agent.command, prompt=request.prompt, model=request.model or agent.model
     )
@@ -84,7 +93,8 @@ def check_order(request: SpawnRequest, agents: Agents) -> Order | Rejected:
     )
 
 
-def _is_short_line(text: str) -> bool:
+def is_short_line(text: str) -> bool:
+    """Whether a text can be a name in a list."""
     return 0 < len(text) <= SHORT_TEXT_MAX and text.isprintable()
 
 
@@ -158,7 +168,7 @@ def resolve(tx: Transaction, fragment: str) -> SessionRecord | Rejected:
         return exact
     found = tx.ledger.find(fragment, CANDIDATES_SHOWN + 1) if fragment else []
     if not found:
-        return reject("NOT_FOUND", f"no session has the id {fragment[:64]!r}{_purged(tx)}")
+        return not_found(tx, fragment)
     if len(found) == 1:
         return found[0]
     details = tuple(
@@ -169,6 +179,11 @@ def resolve(tx: Transaction, fragment: str) -> SessionRecord | Rejected:
     )
     count = f"more than {CANDIDATES_SHOWN}" if len(found) > CANDIDATES_SHOWN else str(len(found))
     return Rejected("AMBIGUOUS", f"{fragment[:64]!r} fits {count} sessions; give more of the id", details)
+
+
+def not_found(tx: Transaction, fragment: str) -> Rejected:
+    """No session is meant by this id."""
+    return reject("NOT_FOUND", f"no session has the id {fragment[:64]!r}{_purged(tx)}")
 
 
 def _purged(tx: Transaction) -> str:
@@ -200,6 +215,9 @@ async def kill(
         session = resolve(tx, fragment)
         if isinstance(session, Rejected):
             return session
+        if session.gateway_session_id is not None and session.status not in TERMINAL:
+            text = f"session {session.session_id} runs at a gateway, and none is configured"
+            return reject("GATEWAY_UNAVAILABLE", text)
         if session.status in TERMINAL:
             when = f" at {rfc3339_ms(session.ended_at)}" if session.ended_at else ""
             return reject(

@@ -6,8 +6,9 @@ from datetime import datetime
 
 import msgspec
 
-from ambientd.core.agentstatus import RECENT, view_agents
+from ambientd.core.agentstatus import RECENT, by_precedence, view_agents
 from ambientd.core.alertviews import alert_problems, count_alerts
+from ambientd.core.gatewaytext import NO_GATEWAY, GatewaySnapshot, gateway_problems
 from ambientd.core.health import health_of, http_problems, problems_of
 from ambientd.core.records import SessionRecord, TaskOutcome
 from ambientd.core.timefmt import from_ms, rfc3339_ms
@@ -77,6 +78,7 @@ class StatusSources(msgspec.Struct, frozen=True, kw_only=True):
     notifiers_failing: Callable[[], Mapping[str, str]] = dict
     rejections: Callable[[], Mapping[tuple[str, str], int]] = dict
     http: Callable[[], HttpStatus | None] = lambda: None
+    gateway: Callable[[], GatewaySnapshot] = lambda: NO_GATEWAY
 
 
 class _Stored(msgspec.Struct, frozen=True):
@@ -103,6 +105,7 @@ async def gather(sources: StatusSources) -> StatusDocument:
         )
 
     stored = await sources.store.read(work)
+    gateway = sources.gateway()
     intake_facts = sources.intake()
     heartbeat = _heartbeat(sources.feed, sources.loop())
     ledger = _ledger(sources.store.facts(), stored)
@@ -115,14 +118,15 @@ async def gather(sources: StatusSources) -> StatusDocument:
         intake=intake,
         intake_failing=intake_facts.failing,
         now=now,
-        others=(
+        others=[
+            *gateway_problems(gateway.status),
             *alert_problems(stored.alerts or (), sources.notifiers_failing()),
             *http_problems(http),
-        ),
+        ],
     )
     return StatusDocument(
         schema=SCHEMA_STATUS,
-        generated_at=rfc3339_ms(now),
+        generated_at=rfc3339_ms(gateway.as_of or now),
         health=health_of(problems),
         node=_node(sources.node, now),
         heartbeat=heartbeat,
@@ -131,7 +135,10 @@ async def gather(sources: StatusSources) -> StatusDocument:
             running=by_status[SessionStatus.RUNNING], queued=by_status[SessionStatus.QUEUED]
         ),
         intake=intake,
-        agents=view_agents(sources.agents(), stored.active, stored.ended, now),
+        gateway=gateway.status,
+        agents=by_precedence(
+            [*view_agents(sources.agents(), stored.active, stored.ended, now), *gateway.agents]
+        ),
         problems=problems,
         contract_rejections=[
             ContractRejection(code, version, count) for (code, version), count in sources.rejections().items()

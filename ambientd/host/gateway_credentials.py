@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ambientd.config.schema import GatewayConfig
 from ambientd.host.secrets import SecretError, find_secret, read_secret_file
 from ambientd.host.threads import RunSync, run_in_thread
 from ambientd.ports.errors import UnavailableError
@@ -191,3 +192,10 @@ def _sync_folder(folder: Path) -> None:
 
 def _words(error: OSError) -> str:
     return (error.strerror or type(error).__name__).lower()
+
+
+def is_wanted(config: GatewayConfig, state_dir: Path, environ: Mapping[str, str]) -> bool:
+    """Whether there is to be a link: as configured, else when a token is found. Blocks."""
+    if config.enabled is not None:
+        return config.enabled
+    return FileGatewayCredentials(state_dir, environ=environ, token_file=config.token_file).has_token()

@@ -1,4 +1,4 @@
-"""One daemon per state directory: the directory is made and checked, and a lock on it is held."""
+"""One daemon per state directory and database: the directory is made and checked, and locks are held."""
 
 import errno
 import fcntl
@@ -41,13 +41,12 @@ class StateLock:
     """The held lock. It ends with `release`, and with the process however that dies."""
 
     state_dir: str
-    _fd: int
+    _fds: list[int]
 
     def release(self) -> None:
-        """Lets go; harmless when repeated. The file stays, so that nobody locks a deleted one."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Lets go; harmless when repeated. The files stay, so that nobody locks a deleted one."""
+        while self._fds:
+            os.close(self._fds.pop())
 
     def __enter__(self) -> Self:
         return self
@@ -58,15 +57,35 @@ class StateLock:
         self.release()
 
 
-def acquire(state_dir: str, at: datetime) -> StateLock:
+def acquire(state_dir: str, at: datetime, *, database: str | os.PathLike[str] = "") -> StateLock:
     """Makes `state_dir` (0700) when it is missing, checks it, and locks `<state_dir>/lock`.
 
-    The file then holds `{"pid", "start_ticks", "since"}`; `since` is `at`. Raises StateDirError, or
-    StateLockedError when another process holds it: at once, or shortly later when a holder that has just
-    started has yet to write its name.
+    A `database` that lies elsewhere has a lock of its own, `<database>.lock`: two daemons with two state
+    directories would take each other's sessions for lost. The files then hold `{"pid", "start_ticks",
+    "since"}`; `since` is `at`. Raises StateDirError, or StateLockedError when another process holds one: at
+    once, or shortly later when a holder that has just started has yet to write its name.
     """
     prepare(state_dir)
-    path = os.path.join(state_dir, LOCK_NAME)
+    lock = StateLock(state_dir, [_lock(os.path.join(state_dir, LOCK_NAME), state_dir, at)])
+    place = os.path.realpath(database) if os.fspath(database) else ""
+    if place and os.path.dirname(place) != os.path.realpath(state_dir):
+        try:
+            lock._fds += _lock_database(place, at)
+        except StateLockedError:
+            lock.release()
+            raise
+    return lock
+
+
+def _lock_database(database: str, at: datetime) -> list[int]:
+    """The lock; none where no file can be made: no database can be written there, and the store says so."""
+    try:
+        return [_lock(database + ".lock", database, at)]
+    except StateDirError:
+        return []
+
+
+def _lock(path: str, what: str, at: datetime) -> int:
     for _ in range(_TRIES):
         fd = _open_lock(path)
         try:
@@ -74,13 +93,13 @@ def acquire(state_dir: str, at: datetime) -> StateLock:
         except BlockingIOError:
             pid, since = _named_holder(fd)
             os.close(fd)
-            raise StateLockedError(state_dir, pid, since) from None
+            raise StateLockedError(what, pid, since) from None
         except OSError as error:
             os.close(fd)
             raise StateDirError(f"{path} cannot be locked: {_reason(error)}.") from None
         if _is_current(fd, path):
             _write_holder(fd, path, at)
-            return StateLock(state_dir, fd)
+            return fd
         os.close(fd)
     raise StateDirError(f"{path} is removed by something again and again.")
 

@@ -123,7 +123,7 @@ def _backup(options: argparse.Namespace) -> int:
         complain(f"Error: {options.file} is there already; --force replaces it.")
         return exits.FAILED
     progress = Progress()
-    with statelock.acquire(str(place.state_dir), _CLOCK.now()):
+    with statelock.acquire(str(place.state_dir), _CLOCK.now(), database=place.database):
         image = trio.run(_make, place, options.with_identity, progress)
         try:
             write_whole(
@@ -164,7 +164,7 @@ def _restore(options: argparse.Namespace) -> int:
             reader.check(progress)
             progress.end()
             return _tell(options, "restore", reader.manifest, checked=True)
-        with statelock.acquire(str(place.state_dir), _CLOCK.now()):
+        with statelock.acquire(str(place.state_dir), _CLOCK.now(), database=place.database):
             return _put_back(options, place, reader, progress)
 
 

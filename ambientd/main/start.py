@@ -85,7 +85,7 @@ def start(wishes: Wishes, environ: MutableMapping[str, str]) -> int:
     state_dir = os.path.abspath(places.state_dir(places_of, os.getuid()))
     clock = SystemClock()
     try:
-        lock = statelock.acquire(state_dir, clock.now())
+        lock = statelock.acquire(state_dir, clock.now(), database=_database(state_dir, places_of))
     except statelock.StateLockedError as error:
         only = f"{error} Only one daemon may use it; ask that one with ambientctl status."
         refuse(only, (), notifier=notifier, passed=passed)
@@ -96,6 +96,10 @@ def start(wishes: Wishes, environ: MutableMapping[str, str]) -> int:
     with lock:
         held = _Held(notifier, [item.fd for item in passed], state_dir, key)
         return _with_state(wishes, loaded.config, places_of, held)
+
+
+def _database(state_dir: str, environ: Mapping[str, str]) -> Path:
+    return Path(state_dir) / (environ.get(places.ENV_DATABASE) or places.DATABASE_NAME)
 
 
 def _load(wishes: Wishes, environ: Mapping[str, str]) -> LoadedConfig:
@@ -130,7 +134,7 @@ def _with_state(
         return exits.CONFIG
     outside = Outside(
         state_dir=Path(state_dir),
-        database=Path(state_dir) / (environ.get(places.ENV_DATABASE) or places.DATABASE_NAME),
+        database=_database(state_dir, environ),
         environ=environ,
         listener=listener,
         notifier=notifier,

@@ -44,7 +44,7 @@ def run_migrate(argv: Sequence[str]) -> int:
     if {"--status", "-h", "--help"} & set(rest):
         return migrate.run(rest, database=database)
     try:
-        with statelock.acquire(state_dir, SystemClock().now()):
+        with statelock.acquire(state_dir, SystemClock().now(), database=database):
             return migrate.run(rest, database=database)
     except statelock.StateLockedError as error:
         complain(f"Error: {error} It applies migrations itself when it starts.")

@@ -175,6 +175,12 @@ class IngestRepository(Protocol):
     def count_artifacts(self, session_id: str) -> int:
         """How many artifact events a session has."""
 
+    def of_gateway_session(self, gateway_session_id: str, limit: int) -> list[StoredSession]:
+        """The runs of a gateway's session, newest start first."""
+
+    def open_of(self, source: str, limit: int) -> list[StoredSession]:
+        """Sessions of a source that have not ended, oldest start first."""
+
 
 class RunRepository(Protocol):
     """Local runs: what re-attaching needs."""
@@ -294,6 +300,19 @@ class AlertRepository(Protocol):
         """A metric over the sessions that ended after `since` and not after `until`; None without data."""
 
 
+class SettingsRepository(Protocol):
+    """Small facts of the node's own, by name."""
+
+    def get(self, name: str) -> str | None:
+        """The value under a name."""
+
+    def put(self, name: str, value: str) -> None:
+        """Sets or replaces a value; raises ValueError for what cannot be stored."""
+
+    def beginning(self, prefix: str) -> Mapping[str, str]:
+        """All values whose names begin so, by the rest of the name."""
+
+
 class MigrationRepository(Protocol):
     """The schema's own record."""
 
@@ -322,6 +341,8 @@ class Transaction(Protocol):
     def retention(self) -> RetentionRepository: ...
     @property
     def alerts(self) -> AlertRepository: ...
+    @property
+    def settings(self) -> SettingsRepository: ...
     @property
     def migrations(self) -> MigrationRepository: ...
 

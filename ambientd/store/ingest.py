@@ -18,14 +18,23 @@ from ambientd.wire.enums import SessionStatus
 _COLUMNS = (
     "session_id, run_id, agent_id, agent_label, model_id, task_title, task_text, task_category, status,"
     " started_at, ended_at, runtime_ms, running_since, artifact_count, error_code, error_message,"
-    " source_version, source"
+    " source_version, source, gateway_session_id"
 )
 _GET = f"SELECT {_COLUMNS} FROM session_ledger WHERE session_key = ?"  # noqa: S608 - constant columns
 _INSERT = (
     f"INSERT INTO session_ledger ({_COLUMNS}, ingested_at)"  # noqa: S608 - constant columns
-    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
-_SETTABLE = frozenset(_COLUMNS.replace(",", " ").split()) - {"session_id", "agent_id", "started_at", "source"}
+_IDENTITY = {"session_id", "agent_id", "started_at", "source", "gateway_session_id"}
+_SETTABLE = frozenset(_COLUMNS.replace(",", " ").split()) - _IDENTITY
+_OF_GATEWAY = (
+    f"SELECT {_COLUMNS} FROM session_ledger WHERE gateway_session_id = ?"  # noqa: S608 - constant columns
+    " ORDER BY started_at DESC, session_key DESC LIMIT ?"
+)
+_OPEN_OF = (
+    f"SELECT {_COLUMNS} FROM session_ledger WHERE status IN ('queued', 'running')"  # noqa: S608 - constants
+    " AND source = ? ORDER BY started_at, session_key LIMIT ?"
+)
 _BY_SEQ = (
     "SELECT session_key, seq, event_type, at_ms, payload_json, event_id FROM session_event_rows"
     " WHERE session_key = ? AND seq IN (SELECT value FROM json_each(?))"
@@ -96,6 +105,7 @@ class SqliteIngest:
             text(session.error_message, "error_message"),
             text(session.source_version, "source_version"),
             text(session.source, "source"),
+            text(session.gateway_session_id, "gateway_session_id"),
             rfc3339_ms(self._now),
         )
         with constraints(f"session {session.session_id}"):
@@ -175,6 +185,14 @@ class SqliteIngest:
         """How many artifact events a session has."""
         sql = "SELECT count(*) FROM session_event_rows WHERE session_key = ? AND event_type = 'artifact'"
         return int(self._connection.execute(sql, (self._keys.find(session_id),)).get)
+
+    def of_gateway_session(self, gateway_session_id: str, limit: int) -> list[StoredSession]:
+        """The runs of a gateway's session, newest start first."""
+        return [_stored(row) for row in self._connection.execute(_OF_GATEWAY, (gateway_session_id, limit))]
+
+    def open_of(self, source: str, limit: int) -> list[StoredSession]:
+        """Sessions of a source that have not ended, oldest start first."""
+        return [_stored(row) for row in self._connection.execute(_OPEN_OF, (source, limit))]
 
 
 def _column(value: Any, name: str) -> str | int | None:

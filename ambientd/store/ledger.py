@@ -44,7 +44,7 @@ _COLUMNS = (
     "l.session_id, l.run_id, l.agent_id, l.agent_label, l.model_id, l.task_title, l.task_text,"
     " l.task_category, l.status, l.started_at, l.ended_at, l.runtime_ms, l.running_since, l.artifact_count,"
     " l.error_code, l.error_message, l.source_version, l.ingested_at,"
-    " u.total_tokens, u.cost_usd, u.cost_confidence"
+    " u.total_tokens, u.cost_usd, u.cost_confidence, l.gateway_session_id"
 )
 _FROM = " FROM session_ledger AS l LEFT JOIN session_usage_rows AS u ON u.session_key = l.session_key"
 _SELECT = f"SELECT {_COLUMNS}{_FROM}"
@@ -391,4 +391,5 @@ def _record(row: tuple[Any, ...]) -> SessionRecord:
         total_tokens=row[18],
         cost_usd=row[19],
         cost_confidence=None if row[20] is None else CostConfidence(row[20]),
+        gateway_session_id=row[21],
     )

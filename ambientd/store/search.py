@@ -33,11 +33,12 @@ INDEX_NOTED = (
     (
         "INSERT INTO session_search (rowid, session_id, task_title, task_text)"
         " SELECT l.session_key, l.session_id, l.task_title, l.task_text"
-        " FROM session_search_pending AS p JOIN session_ledger AS l ON l.session_key = p.session_key"
+        " FROM session_search_pending AS p CROSS JOIN session_ledger AS l ON l.session_key = p.session_key"
     ),
     (
         "INSERT INTO session_end_search (rowid, ending) SELECT e.session_key, e.ending"
-        " FROM session_search_pending AS p JOIN session_id_ends AS e ON e.session_key = p.session_key"
+        # CROSS: what is noted leads, in order; the ids' own index would be read whole, in another order
+        " FROM session_search_pending AS p CROSS JOIN session_id_ends AS e ON e.session_key = p.session_key"
     ),
     "DELETE FROM session_search_pending",
 )

@@ -15,6 +15,7 @@ from ambientd.store.migrate import applied_migrations
 from ambientd.store.performance import SqlitePerformance
 from ambientd.store.retention import SqliteRetention
 from ambientd.store.runs import SqliteRuns
+from ambientd.store.settings import SqliteSettings
 from ambientd.store.snapshot import copy_database
 from ambientd.store.tasks import SqliteTasks
 from ambientd.store.usage import SqliteUsage
@@ -47,6 +48,7 @@ class SqliteTransaction:
         self.audit = SqliteAudit(connection)
         self.retention = SqliteRetention(connection)
         self.alerts = SqliteAlerts(connection)
+        self.settings = SqliteSettings(connection)
         self.migrations = SqliteMigrations(connection)
         self._connection = connection
 

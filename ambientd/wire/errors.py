@@ -59,6 +59,10 @@ _ROWS = (
         "RUNNER_UNAVAILABLE", 503, exits.UNREACHABLE, True, "The session's runner did not answer in time."
     ),
     ErrorCode(
+        "GATEWAY_UNAVAILABLE", 503, exits.UNREACHABLE, True, "The gateway is away, or did not answer in time."
+    ),
+    ErrorCode("GATEWAY_REFUSED", 422, exits.FAILED, False, "The gateway refused it; the message says why."),
+    ErrorCode(
         "UNSUPPORTED_CONTRACT_VERSION",
         422,
         exits.FAILED,

@@ -65,7 +65,7 @@ class Ready(msgspec.Struct):
 
 
 class SpawnRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
-    """`POST /api/control/spawn`."""
+    """`POST /api/control/spawn`. `local:` or `gateway:` before the id says which agent of that id."""
 
     agent_id: str
     prompt: str
@@ -80,6 +80,28 @@ class SpawnAnswer(msgspec.Struct, rename="camel"):
     ok: bool
     session_id: str
     status: SessionStatus
+    audit_id: int
+
+
+class ModelRequest(msgspec.Struct, rename="camel", forbid_unknown_fields=True):
+    """`POST /api/control/model`; the agent's id as in `SpawnRequest`."""
+
+    agent_id: str
+    model: str
+
+
+class ModelAnswer(msgspec.Struct, rename="camel"):
+    """The agent's preferred model, kept durably. `applied` says where it holds already.
+
+    `spawns`: sessions that this node starts; `agent`: the agent's own setting at the gateway; `sessions`:
+    so many sessions of the agent at the gateway (a run under way keeps its model).
+    """
+
+    ok: bool
+    agent_id: str
+    model: str
+    applied: list[str]
+    sessions: int
     audit_id: int
 
 
@@ -302,21 +324,76 @@ class IntakeStatus(msgspec.Struct, rename="camel"):
     latest: dict[str, Any] | msgspec.UnsetType = msgspec.UNSET
 
 
+class AgentSession(msgspec.Struct, rename="camel", omit_defaults=True):
+    """One active session of an agent, for the dialogue before a kill; `state` is running or queued."""
+
+    id: str
+    state: str
+    model: str | None = None
+    since: str | None = None
+    title: str | None = None
+
+
+def _local() -> str:
+    return "local"
+
+
 class AgentView(msgspec.Struct, rename="camel", omit_defaults=True):
-    """One agent; `id`, `name`, `status`, `lastActivityAt`, `reason` are the seed's."""
+    """One agent; `id`, `name`, `status`, `lastActivityAt`, `reason` are the seed's.
+
+    `kind` is `local` or `gateway`: an id alone may be that of one of each. `sessions` are the active ones,
+    the newest first.
+    """
 
     id: str
     name: str
     status: AgentStatus
     last_activity_at: str | None
     reason: str
-    kind: str = "local"
+    kind: str = msgspec.field(default_factory=_local)  # always told
     session_id: str | None = None
     model: str | None = None
     task: str | None = None
     since: str | None = None
     running: int = msgspec.field(default_factory=int)  # always told, also when 0
     queued: int = msgspec.field(default_factory=int)
+    sessions: list[AgentSession] = msgspec.field(default_factory=list)
+
+
+class GatewayStatus(msgspec.Struct, rename="camel", omit_defaults=True):
+    """The OpenClaw Gateway; `connected` and `healthy` are the seed's.
+
+    `phase` is off when none is configured. Right after a loss the last good data stay for up to 10 s, with
+    `connected` as it was: `as_of` is then the time of those data, otherwise that of the answer. `reason`
+    and `remedy` are sentences for people. `last_heartbeat_at` is the agents' own heartbeat, which says
+    nothing about the gateway.
+    """
+
+    connected: bool
+    healthy: bool
+    phase: str
+    url: str | None = None
+    since: str | None = None
+    reason: str | None = None
+    remedy: str | None = None
+    latency_ms: int | None = None
+    version: str | None = None
+    protocol: int | None = None
+    attempt: int | None = None
+    next_try_at: str | None = None
+    as_of: str | None = None
+    live: str | None = None  # how news arrive: "events" or "polling"
+    agents: int | None = None
+    active_sessions: int | None = None
+    last_heartbeat_at: str | None = None
+
+
+def _no_gateway() -> GatewayStatus:
+    return GatewayStatus(connected=False, healthy=False, phase="off")
+
+
+def _source() -> str:
+    return "gateway-ws"
 
 
 class Problem(msgspec.Struct, omit_defaults=True):
@@ -353,7 +430,11 @@ class HttpStatus(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class StatusDocument(msgspec.Struct, rename="camel", omit_defaults=True):
-    """`ambientctl status --json` and `/api/system/status`; parts that do not exist yet are absent."""
+    """`ambientctl status --json` and `/api/system/status`; parts that do not exist yet are absent.
+
+    `generated_at` is the instant up to which all of it is true: while a lost gateway's last data are still
+    shown, the time of those data.
+    """
 
     schema: str
     generated_at: str
@@ -365,6 +446,8 @@ class StatusDocument(msgspec.Struct, rename="camel", omit_defaults=True):
     intake: IntakeStatus
     agents: list[AgentView]
     problems: list[Problem]
+    source: str = msgspec.field(default_factory=_source)
+    gateway: GatewayStatus = msgspec.field(default_factory=_no_gateway)
     alerts: AlertsStatus | None = None
     contract_rejections: list[ContractRejection] = msgspec.field(default_factory=list)
     http: HttpStatus | None = None

@@ -19,6 +19,18 @@ BENCH_SEC = 120
 # Hours of work or another machine's: never a part of the everyday run.
 NOT_EVERY_DAY = ("tests/bench", "tests/live")
 
+# What others rely on and must never change by accident: status, control and every read of the ledger.
+NON_REGRESSION = (
+    "tests/api/test_status.py",
+    "tests/api/test_control.py",
+    "tests/api/test_ledger.py",
+    "tests/api/test_ledger_order.py",
+    "tests/api/test_analytics_oracle.py",
+    "tests/api/test_alerts.py",
+    "tests/api/test_export.py",
+    "tests/e2e/test_ledger.py",
+)
+
 
 class Checks:
     """Runs the tools of `.venv/bin` on the checkout."""
@@ -38,10 +50,17 @@ class Checks:
             self._screen.note("benches left out: arguments were given")
         else:
             self._benches()
-        self._tests(pytest_arguments)
+            self.gate()
+        left = [] if pytest_arguments else [f"--ignore={path}" for path in NON_REGRESSION]
+        self._tests("pytest", [*left, *pytest_arguments])
         if self._failed:
             self._screen.text("failed: " + ", ".join(self._failed))
         return not self._failed
+
+    def gate(self) -> bool:
+        """The tests of what others rely on, under a name of their own; True when they pass."""
+        self._tests("non-regression", list(NON_REGRESSION))
+        return "non-regression" not in self._failed
 
     def _quiet(self, name: str, program: str, *arguments: str) -> None:
         """A tool whose output matters only when it fails."""
@@ -68,15 +87,15 @@ class Checks:
                 self._screen.result(name, good=True, began=began)
             self._screen.text("\n".join("    " + line for line in outcome.stdout.splitlines()[-12:]))
 
-    def _tests(self, arguments: list[str]) -> None:
+    def _tests(self, name: str, arguments: list[str]) -> None:
         began = time.monotonic()
         ignored = [f"--ignore={folder}" for folder in NOT_EVERY_DAY]
         command = [str(self._tree.python), "-m", "pytest", *ignored, *arguments]
         sys.stdout.flush()
         code = subprocess.call(command, stdin=subprocess.DEVNULL, cwd=self._tree.root, env=self._environ())
-        self._screen.result("pytest", good=code == 0, began=began)
+        self._screen.result(name, good=code == 0, began=began)
         if code:
-            self._failed.append("pytest")
+            self._failed.append(name)
 
     def _call(
         self, command: list[str], *, patience: float | None = None

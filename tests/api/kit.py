@@ -15,6 +15,7 @@ from ambientd.api.control import Control, control_routes
 from ambientd.api.ledger import Ledger, ledger_routes
 from ambientd.api.node import status_routes
 from ambientd.api.router import build_application
+from ambientd.core.gatewaytext import NO_GATEWAY
 from ambientd.core.target import Target, parse_target
 from ambientd.flows.status import IntakeFacts, LoopFacts, NodeFacts, StatusSources, gather
 from ambientd.ports.http import Caller, Request, Response
@@ -38,6 +39,7 @@ class Api:
         self.log = ListHttpLog()
         self.audited: list[dict[str, Any]] = []
         self.spawned = 0
+        self.gateway = NO_GATEWAY
         self.loop = LoopFacts(interval=60.0, seq=5, cycles=5, last_cycle_at=EPOCH)
         self.intake = IntakeFacts(waiting=0, odd=0, failing=None, breakers_open={})
         control = Control(
@@ -66,6 +68,7 @@ class Api:
             agents=lambda: rig.agents,
             loop=lambda: self.loop,
             intake=lambda: self.intake,
+            gateway=lambda: self.gateway,
         )
         self.changes = Changes()
         self.board = StatusBoard(

@@ -7,6 +7,7 @@ from trio.testing import MockClock
 
 from ambientd.ports.errors import StoreBusyError, StoreFullError
 from ambientd.wire.enums import SessionStatus
+from ambientd.wire.routes import MODEL
 from tests.api.kit import READER, Api, served
 
 SPAWN, KILL = "/api/control/spawn", "/api/control/kill"
@@ -142,3 +143,65 @@ async def test_refusals_never_repeat_the_prompt(autojump_clock: MockClock, tmp_p
             assert answer.status in (400, 404)
             assert b"TOPSECRET" not in answer.body
         assert "TOPSECRET" not in str(api.audited) + str(api.log.refusals) + str(api.rig.log.lines)
+
+
+def preference(**fields: object) -> bytes:
+    return json.dumps({"agentId": "worker", "model": "m/2"} | fields).encode()
+
+
+async def test_a_preferred_model_is_kept_and_leaves_a_record(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with served(tmp_path) as api:
+        api.rig.add("forever", models=("m/1", "m/2"))
+        answer = await api.ask("POST", MODEL, preference())
+        assert answer.status == 200
+        found = json.loads(answer.body)
+        assert (found["ok"], found["agentId"], found["model"], found["applied"]) == (
+            True,
+            "worker",
+            "m/2",
+            ["spawns"],
+        )
+        assert api.audited[-1]["action"] == "model"
+        assert (await api.ask("POST", MODEL, preference(), caller=READER)).status == 403
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "fields"),
+    [
+        (b"{", 400, None),
+        (b"{}", 400, ["agentId", "model"]),
+        (preference(agentId=7, model=None), 400, ["agentId", "model"]),
+        (preference(agentId=" "), 400, ["agentId"]),
+        (preference(model=" "), 400, ["model"]),
+        (preference(model="m/3"), 400, ["model"]),
+        (preference(agentId="nobody"), 404, None),
+        (preference(provider="m", extra=1), 400, ["extra", "provider"]),
+    ],
+)
+async def test_a_preference_that_cannot_be_names_its_fields(
+    body: bytes, status: int, fields: list[str] | None, autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with served(tmp_path) as api:
+        api.rig.add("forever", models=("m/1", "m/2"))
+        answer = await api.ask("POST", MODEL, body)
+        assert answer.status == status
+        error = json.loads(answer.body)["error"]
+        if fields is not None:
+            assert [detail["field"] for detail in error["details"]] == fields
+
+
+async def test_a_refused_action_leaves_a_record_without_control_characters(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with served(tmp_path) as api:
+        body = json.dumps({"sessionId": "gone\n[AUDIT] forged"}).encode()
+        assert (await api.ask("POST", "/api/control/kill", body)).status == 404
+        kinds = await api.rig.real_store.read(_refusals)
+        assert kinds == [("control.kill.refused", "gone [AUDIT] forged", '{"code":"NOT_FOUND"}')]
+
+
+def _refusals(tx: Any) -> list[tuple[str, str, str]]:
+    sql = "SELECT kind, subject, detail_json FROM audit_records WHERE kind LIKE '%.refused'"
+    return list(tx.audit._connection.execute(sql))

@@ -151,6 +151,9 @@ async def test_partial_telemetry_says_what_is_known_and_how_well(path: Path, tmp
         usage = ingest.row("session_usage")
         assert {name: usage.get(name) for name in case["expect"]} == case["expect"]
         assert ingest.row("session_ledger")["runtime_ms"] == usage["runtime_ms"]
+        detail = await ingest.detail(usage["session_id"])
+        assert fits(detail, SHAPES["GET /api/v3/ledger/{id}"]) == []
+        assert "null" not in json.dumps(detail)
 
 
 async def test_a_cost_is_estimated_by_the_table_in_force_and_keeps_its_version(tmp_path: Path) -> None:

@@ -6,7 +6,11 @@ import pytest
 from msgspec.structs import replace
 from trio.testing import MockClock
 
+from ambientd.core.gatewaytext import GatewaySnapshot
+from ambientd.core.timefmt import rfc3339_ms
 from ambientd.flows.status import IntakeFacts
+from ambientd.wire.enums import AgentStatus
+from ambientd.wire.messages import AgentView, GatewayStatus
 from tests.api.kit import Api, fits, served
 from tests.fakes.clock import EPOCH
 
@@ -123,3 +127,48 @@ async def test_a_bad_query_is_refused(autojump_clock: MockClock, tmp_path: Path,
     async with served(tmp_path) as api:
         status, error = await api.refused("GET", f"{STATUS}?{query}")
     assert (status, error["details"][0]["field"]) == (400, query.partition("=")[0])
+
+
+async def test_agents_of_the_gateway_stand_beside_the_nodes_own(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with served(tmp_path) as api:
+        api.rig.add("forever", id="tony", name="Tony")
+        session_id = await api.rig.spawn("tony")
+        await api.rig.wait_running(session_id)
+        found = await api.get(STATUS)
+        assert found["source"] == "gateway-ws"
+        assert found["gateway"] == {"connected": False, "healthy": False, "phase": "off"}
+        assert found["problems"] == []
+        assert found["agents"][0]["sessions"] == [
+            {
+                "id": session_id,
+                "state": "running",
+                "since": found["agents"][0]["since"],
+                "title": "do it",
+            }
+        ]
+        theirs = AgentView(
+            "tony", "Tony", AgentStatus.FAILED, "2026-11-20T12:00:00.000Z", "it broke", kind="gateway"
+        )
+        status = GatewayStatus(connected=True, healthy=True, phase="ready", agents=1)
+        api.gateway = GatewaySnapshot(status=status, agents=(theirs,))
+        found = await api.get(STATUS)
+        assert [(agent["id"], agent["kind"], agent["status"]) for agent in found["agents"]] == [
+            ("tony", "gateway", "failed"),
+            ("tony", "local", "running"),
+        ]
+        for agent in found["agents"]:
+            assert {"id", "name", "status", "lastActivityAt", "reason"} <= agent.keys()
+
+
+async def test_data_that_outlive_a_lost_gateway_are_flagged_by_their_time(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with served(tmp_path) as api:
+        status = GatewayStatus(connected=True, healthy=False, phase="waiting", reason="lost")
+        lost_at = EPOCH - timedelta(seconds=5)
+        api.gateway = GatewaySnapshot(status=status, as_of=lost_at)
+        found = await api.get(STATUS)
+        assert found["generatedAt"] == rfc3339_ms(lost_at)
+        assert [problem["id"] for problem in found["problems"]] == ["gateway.unhealthy"]

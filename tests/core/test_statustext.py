@@ -3,6 +3,7 @@ from datetime import UTC, datetime
 
 import pytest
 
+from ambientd.core.gatewaytext import gateway_problems
 from ambientd.core.health import health_of, problems_of
 from ambientd.core.statustext import Look, render, render_short
 from ambientd.core.text import age, cut, printable, width_of
@@ -10,6 +11,7 @@ from ambientd.wire.enums import AgentStatus, Health
 from ambientd.wire.messages import (
     AgentView,
     AlertsStatus,
+    GatewayStatus,
     HeartbeatStatus,
     IntakeStatus,
     LedgerStatus,
@@ -184,3 +186,77 @@ def test_the_alerts_line_is_there_exactly_when_there_are_rules() -> None:
         (AlertsStatus(muted=3), "  alerts   ✓ 3 muted"),
     ):
         assert line in render(document(alerts=counts), Look(width=80)).splitlines()
+
+
+def gateway(**facts: object) -> GatewayStatus:
+    base: dict[str, object] = {"connected": True, "healthy": True, "phase": "ready", "latency_ms": 11}
+    base |= {"url": "ws://127.0.0.1:18789", "agents": 4, "since": "2026-11-20T15:33:51.000Z"}
+    return GatewayStatus(**(base | facts))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("facts", "expected"),
+    [
+        ({}, "✓ ws://127.0.0.1:18789, 11ms, 4 agents"),
+        ({"agents": 1, "live": "polling"}, "✓ ws://127.0.0.1:18789, 11ms, 1 agent, polled"),
+        (
+            {"healthy": False, "phase": "draining"},
+            "! ws://127.0.0.1:18789, 11ms, 4 agents, it is about to stop",
+        ),
+        ({"phase": "off", "connected": False, "healthy": False}, "○ off"),
+        (
+            {"phase": "connecting", "connected": False, "healthy": False},
+            "! connecting to ws://127.0.0.1:18789",
+        ),
+        (
+            {
+                "phase": "waiting",
+                "connected": False,
+                "healthy": False,
+                "reason": "no connection",
+                "attempt": 3,
+                "next_try_at": "2026-11-20T15:40:21.120Z",
+            },
+            "✕ unreachable for 6m12s (no connection), next try in 18s",
+        ),
+        (
+            {"phase": "refused", "connected": False, "healthy": False, "reason": "wrong token", "attempt": 2},
+            "✕ refused: wrong token",
+        ),
+        (
+            {"phase": "waiting", "healthy": False, "reason": "lost", "as_of": "2026-11-20T15:39:58.120Z"},
+            "! lost 5s ago, last data shown: lost",
+        ),
+    ],
+)
+def test_the_gateways_line_says_how_it_is(facts: dict[str, object], expected: str) -> None:
+    screen = render(document(gateway=gateway(**facts)), Look(width=100))
+    line = next(line for line in screen.splitlines() if line.startswith("  gateway"))
+    assert line.removeprefix("  gateway  ").startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("facts", "found"),
+    [
+        ({}, []),
+        ({"phase": "off", "connected": False, "healthy": False}, []),
+        ({"phase": "connecting", "connected": False, "healthy": False}, []),
+        ({"phase": "waiting", "connected": False, "healthy": False, "attempt": 2}, ["gateway.away"]),
+        ({"phase": "refused", "connected": False, "healthy": False}, ["gateway.refused"]),
+        ({"healthy": False, "reason": "its own health check failed"}, ["gateway.unhealthy"]),
+    ],
+)
+def test_a_gateway_that_is_away_is_a_problem_with_a_remedy(
+    facts: dict[str, object], found: list[str]
+) -> None:
+    remedy = "openclaw devices approve 12"
+    problems = list(gateway_problems(gateway(remedy=remedy, **facts)))
+    assert [problem.id for problem in problems] == found
+    assert all(problem.help == remedy for problem in problems)
+
+
+def test_agents_of_one_name_are_told_apart() -> None:
+    both = [AgentView("tony", "Tony", AgentStatus.IDLE, None, "", kind=kind) for kind in ("local", "gateway")]
+    screen = render(document(agents=both), Look(width=100))
+    assert "Tony (local)" in screen
+    assert "Tony (gateway)" in screen

@@ -3,12 +3,14 @@ import os
 import signal
 import subprocess
 
+import msgspec
 import pytest
 
 from ambientd.wire import routes
 from ambientd.wire.enums import SessionStatus
+from ambientd.wire.messages import AgentSession
 from tests.ctl.conftest import Ctl, Outcome, command, outside, read_terminal
-from tests.fakes.daemon_http import FakeDaemon, Reply, refused, summary
+from tests.fakes.daemon_http import FakeDaemon, Reply, refused, status_document, summary
 
 SESSION = "ses_01AAAAAAAAAAAAAAAAa1b2c3d4"
 
@@ -162,3 +164,18 @@ def test_ctrl_c_while_waiting_says_that_the_signal_was_sent(running: FakeDaemon)
         _, err = child.communicate(timeout=20)
     assert child.returncode == 130
     assert b"the signal was sent" in err
+
+
+def test_a_session_that_only_the_gateway_knows_is_shown_from_the_status(daemon: FakeDaemon) -> None:
+    document = status_document()
+    document.agents[0].sessions = [
+        AgentSession("gw-11-a1b2c3d4", "running", "mock/slow", "2026-11-20T15:28:11.000Z", "Say hello"),
+        AgentSession("gw-22", "running"),
+    ]
+    daemon.script[routes.STATUS] = Reply(body=msgspec.json.encode(document))
+    found = _answer_on_a_terminal(daemon, b"n\n")
+    assert found.code == 1
+    lines = found.out.split("\n")
+    assert lines[0] == "Session  gw-11-a1b2c3d4"
+    assert lines[1].startswith("Agent    tony (mock/slow), running ")
+    assert lines[2] == "Task     Say hello"

@@ -91,3 +91,24 @@ def test_columns_line_up_by_what_is_seen() -> None:
         "abc   bb    yyyyyy  12345678",
         "",
     ]
+
+
+def test_a_long_name_gives_way_to_figures_but_not_below_its_least() -> None:
+    columns = (
+        Column("MODEL", "model", lambda item, _: item["model"], least=8),
+        *(Column(name, "n", lambda item, _: item["n"], right=True) for name in ("RUNS", "TIME", "COST")),
+    )
+    items = [{"model": "a-very-long-name-of-a-model", "n": "1234"}, {"model": "short", "n": "5"}]
+
+    def shown(width: int | None) -> list[str]:
+        screen = Screen(ascii=False, color=False, width=width, wide=False, now=NOW)
+        return render_table(columns, items, screen).splitlines()
+
+    assert shown(30) == [
+        "MODEL         RUNS  TIME  COST",
+        "a-very-long…  1234  1234  1234",
+        "short            5     5     5",
+    ]
+    assert shown(26)[1] == "a-very-…  1234  1234  1234"
+    assert shown(80)[1] == shown(None)[1] == "a-very-long-name-of-a-model  1234  1234  1234"
+    assert all(columns_of(line) <= 20 for line in shown(20))

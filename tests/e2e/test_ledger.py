@@ -14,10 +14,12 @@ import pytest
 
 from tests.api.kit import fits
 from tests.e2e.harness import Node
+from tests.e2e.sessionkit import row, spawn, wait_status
 from tests.store.kit import of_version
 
 MakeNode = Callable[..., Node]
 SHAPES = json.loads((Path(__file__).parents[1] / "data" / "v3_shapes.json").read_text())
+MALFORMED = Path(__file__).parents[1] / "data" / "ingest" / "malformed.jsonl"
 INGEST = "/api/v3/ingest/session"
 READS = {
     "ledger": "GET /api/v3/ledger",
@@ -130,6 +132,37 @@ def test_one_session_is_seen_everywhere_told_once_and_still_there_after_a_kill(n
     assert rows(node, "SELECT last_transition_at, last_notified_at, told FROM alert_state") == told
 
 
+def test_a_refusal_bears_one_id_in_its_body_its_header_and_the_log(new_node: MakeNode) -> None:
+    node = new_node({"log": {"level": "debug"}})
+    refusals = [
+        node.post(INGEST, body) for body in (b"{", envelope(1, "exploded"), {"envelope_version": "v9"})
+    ]
+    assert [answer.status for answer in refusals] == [400, 400, 422]
+    ids = [answer.json["error"]["requestId"] for answer in refusals]
+    assert len(set(ids)) == 3
+    assert [answer.headers["x-request-id"] for answer in refusals] == ids
+    logged = {event["request"]: event["code"] for event in node.log_events("http.refused")}
+    assert {name: logged[name] for name in ids} == {
+        answer.json["error"]["requestId"]: answer.json["error"]["code"] for answer in refusals
+    }
+
+
+def test_two_processes_of_other_seeds_and_locales_refuse_in_the_same_bytes(new_node: MakeNode) -> None:
+    nodes = [
+        new_node(environment={"PYTHONHASHSEED": seed, "LC_ALL": locale})
+        for seed, locale in (("1", "C"), ("2", "C.UTF-8"))
+    ]
+    for line in MALFORMED.read_text().splitlines():
+        case = json.loads(line)
+        body: Any = case["raw"].encode() if "raw" in case else case["body"]
+        seen = set()
+        for node in nodes:
+            answer = node.post(INGEST, body or b" ")
+            error = answer.json["error"]
+            seen.add((answer.status, json.dumps(error | {"requestId": ""})))
+        assert len(seen) == 1, case["name"]
+
+
 def test_a_write_lock_of_three_seconds_makes_an_ingest_late_and_nothing_else(new_node: MakeNode) -> None:
     node = new_node()
     with closing(sqlite3.connect(node.state / "ambient.db", isolation_level=None)) as other:
@@ -188,6 +221,35 @@ def test_a_database_path_that_cannot_be_written_fails_closed(new_node: MakeNode,
     assert (tmp_path / "file").read_text() == "not a folder"
 
 
+def test_two_daemons_never_share_a_database_and_each_migration_is_applied_once(
+    new_node: MakeNode, tmp_path: Path
+) -> None:
+    """Each would take the other's sessions for lost: they look for the agents below their own state."""
+    config = {"agents": {"stays": {"command": ["/bin/sleep", "1000"]}}}
+    place = {"HELICARRIER_DB_PATH": str(tmp_path / "shared.db")}
+    both = [new_node(config, environment=place, ready=False) for _ in range(2)]
+    until = time.monotonic() + 30
+    while not (any(node.is_ready() for node in both) and not all(node.is_alive() for node in both)):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    first, second = sorted(both, key=lambda node: not node.is_alive())
+    assert second.wait_ended() == 75
+    assert f"shared.db is in use by process {first.pid}" in second.log
+    assert second.ambientd("migrate").returncode == 75
+    with closing(sqlite3.connect(f"file:{tmp_path}/shared.db?mode=ro", uri=True)) as link:
+        versions = [row[0] for row in link.execute("SELECT version FROM schema_migrations ORDER BY version")]
+    assert versions == list(range(1, len(versions) + 1))
+    assert len(versions) >= 4
+    session = spawn(first, "stays")
+    wait_status(first, session, "running")
+    second.start(ready=False)
+    assert second.wait_ended() == 75
+    assert row(first, session)["status"] == "running"
+    first.kill9()  # whoever is next may have it
+    second.start()
+    assert second.get("/api/v3/ledger").json["total"] == 1
+
+
 def every_route(node: Node) -> list[tuple[str, str]]:
     """Method and path of all routes of the API, as the node itself describes them."""
     paths = node.get("/openapi.json").json["paths"]
@@ -201,6 +263,39 @@ def every_route(node: Node) -> list[tuple[str, str]]:
     return found
 
 
+def test_every_refusal_of_every_route_has_the_one_shape(new_node: MakeNode) -> None:
+    node = new_node()
+    seen = set()
+    for method, path in every_route(node):
+        for body, kind, query in (
+            (b"{", "application/json", ""),
+            (b'"\xff"', "application/json", ""),
+            (b"[1]", "application/json", ""),
+            (b'{"nope": 1}', "application/json", ""),
+            (b"x=1", "application/x-www-form-urlencoded", ""),
+            (None, None, "?nope=1&limit=abc&from=yesterday"),
+            (None, None, ""),
+        ):
+            asked = "PUT" if body is None and method != "GET" else method
+            headers = {} if kind is None else {"Content-Type": kind}
+            answer = node.request(asked, path + query, body, headers=headers)
+            if answer.status < 400:
+                continue
+            seen.add(answer.status)
+            assert answer.status < 500, (method, path, body, answer)
+            error = answer.json["error"]
+            assert set(error) == {"code", "message", "details", "requestId"}, (method, path, answer)
+            for detail in error["details"]:
+                assert (
+                    {"field", "issue", "message"} <= set(detail) <= {"field", "issue", "message", "expected"}
+                )
+            fields = [detail["field"] for detail in error["details"]]
+            assert fields == sorted(fields), (method, path, answer)
+    assert {400, 404, 405, 415} <= seen
+    assert node.get("/api/v3/ledger").json["total"] == 0
+    assert node.log_events("http.fault") == []
+
+
 def test_a_migration_that_fails_closes_every_route_until_it_can_be_made(new_node: MakeNode) -> None:
     node = new_node()
     take(node, envelope(1))
@@ -208,25 +303,25 @@ def test_a_migration_that_fails_closes_every_route_until_it_can_be_made(new_node
     node.stop()
     database = node.state / "ambient.db"
     with closing(sqlite3.connect(database, isolation_level=None)) as link:
-        ((*last,),) = link.execute("SELECT * FROM schema_migrations ORDER BY version DESC LIMIT 1")
-        # What it would make is there already: it fails half-way.
-        link.execute("DELETE FROM schema_migrations WHERE version = ?", last[:1])
+        done = link.execute("SELECT * FROM schema_migrations WHERE version >= 4 ORDER BY version").fetchall()
+        # The column that the fourth would add is there already: it fails half-way.
+        link.execute("DELETE FROM schema_migrations WHERE version >= 4")
         before = link.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall()
     node.start(ready=False)
     node.wait_for(lambda: node.log_events("node.not_ready"), 30)
     for method, path in routes:
         answer = node.request(method, path, b"{}", headers={"Content-Type": "application/json"})
         assert (answer.status, answer.json["error"]["code"]) == (503, "NOT_READY"), (method, path)
-        assert str(last[1]) in answer.json["error"]["message"]
+        assert "0004_alert_reminders" in answer.json["error"]["message"]
     told = node.ctl("status")
     assert told.returncode != 0
-    assert str(last[1]) in told.stdout + told.stderr
+    assert "0004_alert_reminders" in told.stdout + told.stderr
     assert node.is_alive()
     node.stop()
     with closing(sqlite3.connect(database, isolation_level=None)) as link:
         assert link.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall() == before
-        marks = ", ".join("?" * len(last))
-        link.execute(f"INSERT INTO schema_migrations VALUES ({marks})", last)  # noqa: S608 - marks
+        marks = ", ".join("?" * len(done[0]))
+        link.executemany(f"INSERT INTO schema_migrations VALUES ({marks})", done)  # noqa: S608 - marks
     node.start()
     assert node.get("/api/v3/ledger").json["total"] == 1
 

@@ -77,6 +77,24 @@ def test_a_second_instance_learns_who_holds_the_state_and_kill_frees_it(tmp_path
         pass
 
 
+def test_a_database_elsewhere_has_one_holder_whatever_the_state_directory(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    database = tmp_path / "data" / "ambient.db"
+    with acquire(str(tmp_path / "a"), AT, database=database):
+        (tmp_path / "link").symlink_to(tmp_path / "data")
+        for spelt in (database, tmp_path / "link" / "ambient.db"):
+            with pytest.raises(StateLockedError, match=r"data/ambient\.db is in use by process"):
+                acquire(str(tmp_path / "b"), AT, database=spelt)
+        acquire(str(tmp_path / "b"), AT).release()  # the refused one has let go of its state
+    acquire(str(tmp_path / "b"), AT, database=database).release()
+
+
+def test_a_database_in_the_state_directory_or_nowhere_has_no_lock_of_its_own(tmp_path: Path) -> None:
+    acquire(str(tmp_path / "a"), AT, database=tmp_path / "a" / "ambient.db").release()
+    acquire(str(tmp_path / "a"), AT, database=tmp_path / "nowhere" / "ambient.db").release()
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["lock"]
+
+
 def test_the_lock_is_not_inherited_by_programs(tmp_path: Path) -> None:
     lock = acquire(str(tmp_path), AT)
     child = subprocess.Popen(["sleep", "60"], close_fds=False)

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from ambientd.wire import routes
+from devkit import checks
+from devkit.checks import NON_REGRESSION
 from devkit.daemon import Daemon, settings, write_shell_settings
 from devkit.environment import CORE, DEV, SIGNS, Environment, explain
 from devkit.lockfiles import for_linux
@@ -317,3 +320,31 @@ def test_a_fresh_checkout_says_how_to_begin(tmp_path: Path) -> None:
     )
     assert outcome.returncode == 3
     assert "dev.py up" in outcome.stdout
+
+
+def test_the_gate_of_what_others_rely_on_asks_every_such_route() -> None:
+    text = "".join((ROOT / path).read_text() for path in NON_REGRESSION)
+    for route in ("LEDGER", "ANALYTICS_USAGE", "ANALYTICS_PERFORMANCE", "ALERTS_ACTIVE", "ALERT_RULES"):
+        assert getattr(routes, route) in text or route in text
+    assert {routes.STATUS, routes.SPAWN, routes.KILL} <= {
+        value for value in vars(routes).values() if isinstance(value, str) and value in text
+    }
+
+
+@pytest.mark.parametrize("outcome", ["passed", "failed"])
+def test_a_regression_turns_the_run_red_under_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outcome: str
+) -> None:
+    """A checkout of one test, which is all of the gate."""
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_shape.py").write_text(
+        f"def test_the_shape_is_kept():\n    assert {outcome == 'passed'}\n"
+    )
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    monkeypatch.setattr(checks, "NON_REGRESSION", ("tests/test_shape.py",))
+    said = io.StringIO()
+    assert checks.Checks(Tree(root=tmp_path), Screen(said)).gate() is (outcome == "passed")
+    assert "non-regression" in said.getvalue()

@@ -41,7 +41,7 @@ def test_the_search_finds_each_kind(line: str) -> None:
 
 def test_the_root_holds_only_what_belongs_there() -> None:
     """A new name at the root is a decision, not an accident."""
-    allowed = {"ambientd", "ambientctl", "migrations", "systemd", "packaging", "tests", ".ci"}
+    allowed = {"ambientd", "ambientctl", "migrations", "systemd", "packaging", "docs", "tests", ".ci"}
     allowed |= {"README.md", "LICENSE", "pyproject.toml", ".gitignore"}
     assert {path.relative_to(ROOT).parts[0] for path in files_for_git()} - allowed == set()
 

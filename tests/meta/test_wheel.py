@@ -82,5 +82,5 @@ def test_the_source_archive_builds_the_same_wheel(
 def test_the_source_archive_holds_the_project_and_no_left_overs(archive: Path) -> None:
     with tarfile.open(archive) as tar:
         tops = {name.split("/")[1] for name in tar.getnames()}
-    allowed = {"ambientd", "ambientctl", "migrations", "packaging", "systemd", "tests"}
+    allowed = {"ambientd", "ambientctl", "docs", "migrations", "packaging", "systemd", "tests"}
     assert tops <= allowed | {"LICENSE", "PKG-INFO", "README.md", "pyproject.toml", ".gitignore"}

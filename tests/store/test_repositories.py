@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from ambientd.core.audit import first_bad
+from ambientd.core.ingest import StoredSession
 from ambientd.core.records import (
     AuditEntry,
     NewEvent,
@@ -361,3 +362,55 @@ class TestRunsTasksAudit:
         applied = tx.migrations.applied()
         assert applied[0] == (1, "0001_init", "2026-11-20T12:00:00.000Z")
         assert [row[0] for row in applied] == list(range(1, len(applied) + 1))
+
+
+def _gateway_run(session_id: str, minute: int, **facts: Any) -> StoredSession:
+    base: dict[str, Any] = dict.fromkeys(StoredSession.__struct_fields__)
+    base |= {"session_id": session_id, "agent_id": "tony", "agent_label": "Tony", "model_id": "m"}
+    base |= {
+        "status": SessionStatus.RUNNING,
+        "started_at": AT + timedelta(minutes=minute),
+        "artifact_count": 0,
+    }
+    return StoredSession(**(base | {"source": "gw", "gateway_session_id": "s1"} | facts))
+
+
+class TestRunsOfAGateway:
+    def test_runs_of_one_session_are_found_newest_first(self, tx: SqliteTransaction) -> None:
+        for number, name in enumerate(("s1", "s1~b", "s1~c")):
+            tx.ingest.add(_gateway_run(name, number))
+        tx.ingest.add(_gateway_run("s2", 9, gateway_session_id="s2"))
+        assert [row.session_id for row in tx.ingest.of_gateway_session("s1", 2)] == ["s1~c", "s1~b"]
+        assert tx.ingest.of_gateway_session("nobody", 9) == []
+        found = tx.ledger.get("s1~b")
+        assert found is not None
+        assert found.gateway_session_id == "s1"
+
+    def test_open_ones_of_a_source_are_found_oldest_first(self, tx: SqliteTransaction) -> None:
+        tx.ingest.add(_gateway_run("b", 2))
+        tx.ingest.add(_gateway_run("a", 1))
+        tx.ingest.add(_gateway_run("other", 0, source="x"))
+        tx.ingest.add(_gateway_run("ended", 0, status=SessionStatus.SUCCESS, ended_at=AT))
+        assert [row.session_id for row in tx.ingest.open_of("gw", 9)] == ["a", "b"]
+
+    def test_which_session_it_is_never_changes(self, tx: SqliteTransaction) -> None:
+        tx.ingest.add(_gateway_run("s1", 0))
+        with pytest.raises(ValueError, match="not settable"):
+            tx.ingest.change("s1", {"gateway_session_id": "s2"})
+
+
+class TestSettings:
+    def test_a_value_reads_back_and_is_replaced(self, tx: SqliteTransaction) -> None:
+        assert tx.settings.get("a") is None
+        tx.settings.put("a", "1")
+        tx.settings.put("a", "2")
+        assert tx.settings.get("a") == "2"
+
+    def test_values_are_found_by_the_beginning_of_their_names(self, tx: SqliteTransaction) -> None:
+        for name in ("model.local.a", "model.local.ü", "model", "modem.local.a"):
+            tx.settings.put(name, name)
+        assert tx.settings.beginning("model.") == {"local.a": "model.local.a", "local.ü": "model.local.ü"}
+
+    def test_what_cannot_be_stored_is_refused(self, tx: SqliteTransaction) -> None:
+        with pytest.raises(ValueError, match="NUL"):
+            tx.settings.put("a", "b\0")

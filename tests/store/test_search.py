@@ -307,3 +307,14 @@ def test_a_later_page_is_not_disturbed_by_what_is_added_and_ended_meanwhile(tmp_
         "s0",
     ]
     db.close()
+
+
+def test_what_is_noted_is_indexed_in_order_and_without_looking_at_other_sessions(
+    connection: apsw.Connection,
+) -> None:
+    for statement in search.INDEX_NOTED[:2]:
+        plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}")]
+        looked_up, *others = plan[1:]
+        assert plan[0] == "SCAN p"
+        assert looked_up.startswith("SEARCH")
+        assert others == []

@@ -28,6 +28,7 @@ class CanonicalSession(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=
     error_code: str | None = None
     error_message: str | None = None
     source_version: str | None = None
+    gateway_session_id: str | None = None  # no contract has it: only this node's own link to a gateway does
 
     @property
     def is_terminal(self) -> bool:
