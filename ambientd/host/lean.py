@@ -22,10 +22,6 @@ _DIGESTS = "_hashlib"
 _EXTRAS = "typing_extensions"
 _METADATA = "importlib.metadata"
 
-# glibc: worker threads take from the same heap as everybody. What one has freed the next can then use, and
-# all of it can be given back.
-_M_ARENA_MAX = -8
-
 _removing = Lock()
 
 
@@ -77,7 +73,6 @@ def without(*names: str) -> Iterator[None]:
 
 def keep_lean(put_off: Sequence[str] = PUT_OFF) -> None:
     """For the first line of a process that stays; before trio, msgspec and structlog are imported."""
-    _allocator("mallopt", _M_ARENA_MAX, 1)
     for name in put_off:
         if name not in sys.modules:
             sys.modules[name] = _Later(name)
@@ -91,11 +86,6 @@ def keep_lean(put_off: Sequence[str] = PUT_OFF) -> None:
 
 def give_memory_back() -> None:
     """Lets the kernel have what the C library keeps for the next rush. Blocks for milliseconds."""
-    _allocator("malloc_trim", 0)
-
-
-def _allocator(name: str, *arguments: int) -> None:
-    """Calls the C library's allocator; one that has no such call is left as it is."""
-    function = getattr(ctypes.CDLL(None), name, None)
-    if function is not None:
-        function(*arguments)
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # other C libraries than glibc keep less
+    if trim is not None:
+        trim(0)
