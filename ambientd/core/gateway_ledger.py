@@ -399,8 +399,7 @@ def conclude(stored: StoredSession, look: Look, kills: KillLog, *, skew_ms: int 
     restarted = look.boot_ms is not None and to_ms(stored.started_at) + skew_ms < look.boot_ms
     if row is not None and _runs(row):
         wait = AUDIT_LAG_MS if restarted else OTHER_RUN_MS
-        over = is_other_run(stored, row) and look.other_ms is not None
-        if not over or look.now_ms - (look.other_ms or 0) < wait:
+        if look.other_ms is None or look.now_ms - look.other_ms < wait:
             return None
         return _lost(stored, look, restarted=restarted)
     settled_ms = look.now_ms - (row.updated_ms if row is not None else 0)

@@ -212,6 +212,7 @@ class GatewayLedger:
         """Closes runs whose end nobody told; returns how many. Only to be asked while the view is live."""
         opened = await self._store.read(lambda tx: tx.ingest.open_of(SOURCE, OPEN_MAX))
         reports, looked_up = [], 0
+        newest = {stored.gateway_session_id: stored.session_id for stored in opened}
         for stored in opened:
             session_id = stored.gateway_session_id or stored.session_id
             row = next((row for row in self._view.find(session_id) if row.session_id == session_id), None)
@@ -220,7 +221,8 @@ class GatewayLedger:
                 row = await self._look_up(session_id)
             elif row is None:
                 continue
-            report = conclude(stored, self._look(stored, row), self._view.kills, skew_ms=self._skew())
+            look = self._look(stored, row, is_newest=newest[stored.gateway_session_id] == stored.session_id)
+            report = conclude(stored, look, self._view.kills, skew_ms=self._skew())
             if report is not None:
                 reports.append(self._labelled(report))
         self.has_open = len(opened) > len(reports)
@@ -230,12 +232,12 @@ class GatewayLedger:
             await self._take(reports[first : first + BATCH])
         return len(reports)
 
-    def _look(self, stored: StoredSession, row: SessionRow | None) -> Look:
+    def _look(self, stored: StoredSession, row: SessionRow | None, *, is_newest: bool) -> Look:
         session_id = stored.gateway_session_id or stored.session_id
         started = to_ms(stored.started_at) + self._skew()
         killed = self._view.kills.covers_run(session_id, stored.run_id, started, None)
         now_ms = self._view.gateway_ms(to_ms(self._clock.now()))
-        if row is None or not is_other_run(stored, row):
+        if row is None or (is_newest and not is_other_run(stored, row)):
             self._others.pop(stored.session_id, None)
         else:
             self._others.setdefault(stored.session_id, now_ms)

@@ -183,6 +183,7 @@ class GatewayViewService:
                 self._forget_sync()
                 self._subscribed, self._failures = None, 0
                 if restarted:
+                    self.view.forget_runs()
                     self._full_at = float("-inf")
                 self._side_at = self._agents_at = float("-inf")
                 self._want(0.0)

@@ -338,6 +338,15 @@ def test_what_is_older_than_what_is_known_says_nothing_until_it_cannot_be_a_lag(
     assert view.put(late, NOW + 40_000, listed=True)
 
 
+def test_a_change_may_carry_its_row_inside_alone() -> None:
+    view = GatewayView()
+    inner = {"key": "agent:tony:x", "sessionId": "s1", "status": "running", "hasActiveRun": True}
+    told = {"sessionKey": "agent:tony:x", "reason": "send", "ts": NOW, "session": inner | {"updatedAt": NOW}}
+    heard = view.hear("sessions.changed", told, NOW)
+    assert (heard.changed, heard.again) == (True, False)
+    assert view.verdict("tony", NOW).status is AgentStatus.RUNNING
+
+
 def test_a_change_without_a_key_asks_for_a_list() -> None:
     view = GatewayView()
     assert view.hear("sessions.changed", {"reason": "cron-bindings-loaded", "ts": NOW}, NOW).again

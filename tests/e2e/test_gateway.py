@@ -9,8 +9,6 @@ import pytest
 from tests.e2e.harness import Node
 from tests.fakes.gateway.process import FakeGatewayProcess
 
-CREATED = "s"
-
 
 class Pair:
     """A node and its gateway."""
@@ -51,20 +49,21 @@ class Pair:
         assert done.returncode == 0, done.stderr
         return str(json.loads(done.stdout)["sessionId"])
 
-    def run_id(self, session_id: str) -> str:
-        return str(self.gateway.do("session", session=session_id)["run_id"])
+
+def connected(new_node: Callable[..., Node], gateway: FakeGatewayProcess) -> Pair:
+    node = new_node(
+        {"gateway": {"enabled": True, "url": gateway.url, "reconcile_interval": "5s"}},
+        environment={"OPENCLAW_AUTH_TOKEN": gateway.token},
+    )
+    found = Pair(node, gateway)
+    node.wait_for(lambda: found.status()["gateway"]["healthy"], 15, "the gateway to be connected")
+    return found
 
 
 @pytest.fixture(params=["4", "3"])
 def pair(request: pytest.FixtureRequest, new_node: Callable[..., Node]) -> Iterator[Pair]:
     with FakeGatewayProcess("--protocol", request.param) as gateway:
-        node = new_node(
-            {"gateway": {"enabled": True, "url": gateway.url, "reconcile_interval": "5s"}},
-            environment={"OPENCLAW_AUTH_TOKEN": gateway.token},
-        )
-        found = Pair(node, gateway)
-        node.wait_for(lambda: found.status()["gateway"]["healthy"], 15, "the gateway to be connected")
-        yield found
+        yield connected(new_node, gateway)
 
 
 def test_a_session_is_started_seen_and_recorded_to_its_end(pair: Pair) -> None:
@@ -132,6 +131,26 @@ def test_a_lost_gateway_is_told_and_its_agents_are_idle_until_it_is_back(pair: P
     pair.wait_agent("running", 45)
     pair.gateway.do("finish", session=session_id)
     pair.wait_ledger(session_id, "success")
+
+
+def test_a_run_that_a_restart_of_the_gateway_ended_is_closed_truthfully(
+    new_node: Callable[..., Node],
+) -> None:
+    with FakeGatewayProcess() as gateway:
+        pair = connected(new_node, gateway)
+        session_id = pair.spawn()
+        pair.wait_ledger(session_id, "running")
+        gateway.do("lose_run", session=session_id)
+        gateway.do("restart")
+        resumed = gateway.do("run", session=session_id)
+        row = pair.wait_ledger(session_id, "failed", 45)
+        assert row["errorCode"] == "gateway_restart"
+        later = f"{session_id}~{resumed}"
+        pair.wait_ledger(later, "running")
+        assert pair.wait_agent("running")["sessionId"] == session_id
+        done = pair.node.ctl("kill", session_id, "--yes", "--json", timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["sessionId"] == later, "the run that was under way"
 
 
 def test_without_a_gateway_the_status_says_off_and_nothing_is_wrong(new_node: Callable[..., Node]) -> None:

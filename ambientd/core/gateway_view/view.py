@@ -250,6 +250,13 @@ class GatewayView:
             if len(self._dirty) > DIRTY_MAX:
                 del self._dirty[next(iter(self._dirty))]
 
+    def forget_runs(self) -> None:
+        """After a restart of the gateway: what runs now under which name is to be heard anew."""
+        self._runs.clear()
+        for key, row in self._sessions.items():
+            if row.run_id is not None and is_active(row):
+                self._sessions[key] = msgspec.structs.replace(row, run_id=None)
+
     def forget(self, key: str) -> bool:
         """A session that the gateway does not have any more."""
         row = self._sessions.pop(key, None)
@@ -284,7 +291,9 @@ class GatewayView:
             return Heard(changed=self.forget(key), again=True)
         if run_id is not None and phase == "start":
             self._name_run(key, run_id)
-        row = parse_row(payload, run_id)
+        inner = payload.get("session")
+        # The row stands in `session`, and in most versions once more around it.
+        row = parse_row({**inner, **payload} if isinstance(inner, Mapping) else payload, run_id)
         if row is None:
             return Heard(again=True)
         known = self._sessions.get(key)

@@ -47,6 +47,7 @@ COMMANDS: Mapping[str, Callable[..., Any]] = {
     "run": lambda g, session, **kw: g.world.start_run(session, **kw),
     "finish": lambda g, session: g.world.finish(session),
     "fail": lambda g, session, **kw: g.world.fail(session, **kw),
+    "lose_run": lambda g, session: g.world.lose_run(session),
     "time_out": lambda g, session: g.world.time_out(session),
     "kill": lambda g, session, **kw: g.world.kill(session, **kw),
     "session": lambda g, session: asdict(g.world.session(session)),
