@@ -311,7 +311,7 @@ def take(
     version: str | None = None,
 ) -> Ingested | None:
     """One report inside a transaction; None when it belongs nowhere (yet), or contradicts the record."""
-    where = place(report, _known(tx, report))
+    where = place(report, _known(tx, report), skew_ms=skew_ms)
     if where is None or not _is_ours(where):
         return None
     report = as_open(report, where)

@@ -289,6 +289,8 @@ NAMES = (
     "state",
     "stream",
     "data",
+    "phase",
+    "reason",
 )
 
 
@@ -300,8 +302,9 @@ def test_nothing_that_a_gateway_says_breaks_the_view(raw: dict[str, Any], name: 
     view = GatewayView()
     for put in (parse_page, parse_agents, parse_health, parse_row):
         put(raw)
-    view.hear(name, raw | {"key": "agent:a:x", "sessionKey": "agent:a:x", "sessionId": "s"}, NOW)
-    view.hear(name, raw, NOW)
+    named = raw | {"key": "agent:a:x", "sessionKey": "agent:a:x", "sessionId": "s"}
+    for payload in (named, named | {"status": "running", "updatedAt": NOW}, named, raw):
+        view.hear(name, payload, NOW)
     assert view.verdict("a", NOW).status in AgentStatus
 
 
@@ -438,3 +441,15 @@ def test_without_offsets_every_agent_is_asked_for_its_newest() -> None:
         {"limit": 100, "agentId": "tony"},
     ]
     assert not sweep.is_complete
+
+
+def test_figures_that_no_ledger_could_add_up_are_not_known() -> None:
+    found = row(
+        totalTokensFresh=True, inputTokens=10**12 + 1, outputTokens=10**12, estimatedCostUsd=10**6 + 1
+    )
+    assert (found.input_tokens, found.output_tokens, found.cost_usd) == (None, 10**12, None)
+
+
+def test_no_time_is_the_year_1970() -> None:
+    found = row(startedAt=0, endedAt=0, lastInteractionAt=0, createdAt=0)
+    assert (found.started_ms, found.ended_ms, found.interaction_ms, found.created_ms) == (None,) * 4

@@ -286,7 +286,11 @@ class GatewayView:
     def _hear_change(self, payload: object, now_ms: int) -> Heard:
         if not isinstance(payload, Mapping) or text_of(payload.get("sessionKey")) is None:
             return Heard(again=True)
-        key, phase, run_id = payload["sessionKey"], payload.get("phase"), text_of(payload.get("runId"))
+        key, phase, run_id = (
+            payload["sessionKey"],
+            text_of(payload.get("phase")),
+            text_of(payload.get("runId")),
+        )
         if payload.get("reason") in ("delete", "deleted", "reset"):
             return Heard(changed=self.forget(key), again=True)
         if run_id is not None and phase == "start":
