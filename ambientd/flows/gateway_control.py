@@ -146,7 +146,7 @@ async def kill(target: Target, control: GatewayControl, *, actor: str) -> KillAn
     session_id = target.gateway_session_id or target.session_id
     if (away := _away(control)) is not None:
         return away
-    row = next((row for row in control.view.find(session_id) if row.session_id == session_id), None)
+    row = control.view.by_id(session_id)
     other = row is not None and row.run_id is not None and is_active(row) and row.run_id != target.run_id
     if other and target.run_id is not None:
         if target.is_run:

@@ -6,10 +6,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ambientd.core.gateway_view.kills import KILLS_MAX, KillLog
-from ambientd.core.gateway_view.rows import SessionRow, parse_agents, parse_health, parse_page, parse_row
+from ambientd.core.gateway_view.rows import (
+    AGENTS_MAX,
+    SessionRow,
+    parse_agents,
+    parse_health,
+    parse_page,
+    parse_row,
+)
 from ambientd.core.gateway_view.status import SETTLING_MS, WINDOW_MS, judge, judge_agent
 from ambientd.core.gateway_view.sweep import OVERLAP_MS, PAGE_ROWS, Sweep
-from ambientd.core.gateway_view.view import ENDED_PER_AGENT, GatewayView
+from ambientd.core.gateway_view.view import ENDED_PER_AGENT, SESSIONS_MAX, GatewayView
 from ambientd.wire.enums import AgentStatus
 from tests.gatewaykit import play, words
 
@@ -453,3 +460,34 @@ def test_figures_that_no_ledger_could_add_up_are_not_known() -> None:
 def test_no_time_is_the_year_1970() -> None:
     found = row(startedAt=0, endedAt=0, lastInteractionAt=0, createdAt=0)
     assert (found.started_ms, found.ended_ms, found.interaction_ms, found.created_ms) == (None,) * 4
+
+
+def test_a_gateway_that_invents_sessions_does_not_fill_the_memory() -> None:
+    view = GatewayView()
+    for number in range(SESSIONS_MAX + 500):
+        view.put(row(f"s{number}", agentId=f"a{number}", hasActiveRun=True), NOW, listed=False)
+    assert (len(view), len(view.agents)) == (SESSIONS_MAX, SESSIONS_MAX)
+    assert view.by_id("s499") is None
+    assert view.by_id("s500") is not None
+
+
+def test_only_so_many_agents_are_shown() -> None:
+    agents = parse_agents({"agents": [{"id": f"a{number}"} for number in range(AGENTS_MAX + 1)]})
+    assert agents is not None
+    assert len(agents) == AGENTS_MAX
+
+
+def test_a_session_is_found_by_its_whole_id_wherever_it_moved() -> None:
+    view = GatewayView()
+    view.put(row("s1", key="agent:tony:a", updatedAt=NOW - 10), NOW, listed=False)
+    view.put(row("s1", key="agent:tony:b"), NOW, listed=False)
+    found = view.by_id("s1")
+    assert found is not None
+    assert found.key == "agent:tony:b"
+    view.put(row("s2", key="agent:tony:b", updatedAt=NOW + 1), NOW, listed=False)
+    found = view.by_id("s1")
+    assert found is not None
+    assert found.key == "agent:tony:a"
+    view.forget("agent:tony:a")
+    assert view.by_id("s1") is None
+    assert view.by_id("s") is None

@@ -7,7 +7,7 @@ import pytest
 from trio.testing import MockClock
 
 from ambientd.core.timefmt import to_ms
-from ambientd.flows.gateway_ledger import AUDIT_MARK
+from ambientd.flows.gateway_ledger import AUDIT_EVENTS_MAX, AUDIT_MARK
 from tests.flows.test_gateway_ledger import NOW, entry, rigged
 
 HOUR = 3_600_000
@@ -70,3 +70,13 @@ async def test_an_audit_list_that_is_read_again_adds_no_rows_to_a_session_of_man
         said = await rig.said()
         assert len(said) == 30
         assert "s1~r0" not in said
+
+
+async def test_an_audit_list_with_endless_pages_ends(autojump_clock: MockClock, tmp_path: Path) -> None:
+    async with rigged(tmp_path) as rig:
+        rig.set_time(NOW + HOUR)
+        page = [entry(number, "r1", NOW) for number in range(3_000, 0, -1)]
+        rig.link.answers["audit.activity.list"] = lambda params: {"events": page, "nextCursor": "again"}
+        pulled = await rig.ledger.pull_audit()
+        assert (pulled.taken, pulled.cut) == (AUDIT_EVENTS_MAX, True)
+        assert await rig.said() == {"s1": ("running", None)}

@@ -14,6 +14,8 @@ from ambientd.core.contracts.checks import COST_MAX_USD, COUNT_MAX
 ID_MAX = 512
 NAME_MAX = 200
 ERROR_MAX = 500
+# Every status names every agent: ten times as many would hold the loop for a third of a second each time.
+AGENTS_MAX = 1_000
 # A number past this is no instant or sum that a gateway could mean.
 _WHOLE_MAX = 2**53
 
@@ -199,11 +201,13 @@ def parse_page(payload: object) -> Page | None:
 
 
 def parse_agents(payload: object) -> list[AgentEntry] | None:
-    """The answer of `agents.list`, in its order, every id once."""
+    """The answer of `agents.list`, in its order, every id once; the first AGENTS_MAX."""
     if not isinstance(payload, Mapping) or not isinstance(payload.get("agents"), list):
         return None
     found: dict[str, AgentEntry] = {}
     for raw in payload["agents"]:
+        if len(found) == AGENTS_MAX:
+            break
         agent_id = text_of(raw.get("id")) if isinstance(raw, Mapping) else None
         if agent_id is not None:
             model = raw.get("model")
