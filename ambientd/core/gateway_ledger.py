@@ -159,7 +159,7 @@ def _audited(raw: Mapping[Any, Any]) -> RunReport | None:
     if raw.get("kind") != "agent_run" or None in (session_id, agent_id, run_id, at):
         return None
     began = raw.get("action") == "agent.run.started"
-    word = str(raw.get("status"))
+    word = text_of(raw.get("status"), 64) or ""
     status, code = (SessionStatus.RUNNING, None) if began else _AUDIT_ENDS.get(word, (None, None))
     if status is None or not (began or raw.get("action") == "agent.run.finished"):
         return None

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ambientd.core.gateway_ledger import RunReport, report_of_row
-from ambientd.core.gateway_view.rows import AgentEntry, SessionRow, parse_row, text_of
+from ambientd.core.gateway_view.rows import AgentEntry, SessionRow, error_of, parse_row, text_of
 from ambientd.core.gateway_view.status import is_active
 from ambientd.core.gateway_view.view import GatewayView
 from ambientd.core.records import AuditEntry, SessionRecord
@@ -279,7 +279,7 @@ async def _start(
     if session_id is None:
         return reject("GATEWAY_REFUSED", "the gateway's answer names no session")
     if answer.get("runStarted") is False:
-        why = text_of(str(answer.get("runError") or "it does not say why"), 300)
+        why = (error_of(answer.get("runError")) or "it does not say why")[:300]
         return reject("GATEWAY_REFUSED", f"the gateway made session {session_id} and did not start it: {why}")
     return session_id, text_of(answer.get("runId"))
 

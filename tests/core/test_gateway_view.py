@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ambientd.core.gateway_ledger import parse_audit
 from ambientd.core.gateway_view.kills import KILLS_MAX, KillLog
 from ambientd.core.gateway_view.rows import (
     AGENTS_MAX,
@@ -491,3 +492,25 @@ def test_a_session_is_found_by_its_whole_id_wherever_it_moved() -> None:
     view.forget("agent:tony:a")
     assert view.by_id("s1") is None
     assert view.by_id("s") is None
+
+
+def nested(depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _ in range(depth):
+        found = {"message": found}
+    return found
+
+
+def test_an_error_as_deep_as_a_decoder_allows_is_an_error_all_the_same() -> None:
+    assert row(status="failed", lastRunError=nested(980)).error == "unknown error"
+    assert row(lastRunError={"error": {"message": "no such model"}}).error == "no such model"
+
+
+def test_an_audit_entry_with_a_deep_status_is_no_report() -> None:
+    status: list[Any] = []
+    for _ in range(2_000):
+        status = [status]
+    said = {"action": "agent.run.finished", "sessionId": "s", "agentId": "a", "runId": "r", "occurredAt": NOW}
+    page = parse_audit({"events": [said | {"sequence": 1, "kind": "agent_run", "status": status}]})
+    assert page is not None
+    assert [event.report for event in page.events] == [None]

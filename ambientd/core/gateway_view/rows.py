@@ -14,6 +14,7 @@ from ambientd.core.contracts.checks import COST_MAX_USD, COUNT_MAX
 ID_MAX = 512
 NAME_MAX = 200
 ERROR_MAX = 500
+ERROR_DEPTH = 4  # objects in objects; further in nobody looks for words
 # Every status names every agent: ten times as many would hold the loop for a third of a second each time.
 AGENTS_MAX = 1_000
 # A number past this is no instant or sum that a gateway could mean.
@@ -151,11 +152,11 @@ def _run_of(raw: Mapping[Any, Any], named: str | None) -> str | None:
     return named if raw.get("hasActiveRun") is True else last or named
 
 
-def error_of(value: object) -> str | None:
+def error_of(value: object, depth: int = ERROR_DEPTH) -> str | None:
     """The words of an error, told as a text or as an object; None when there is none."""
     if isinstance(value, Mapping):
-        for name in ("message", "error", "code", "reason"):
-            found = error_of(value.get(name))
+        for name in ("message", "error", "code", "reason") if depth else ():
+            found = error_of(value.get(name), depth - 1)
             if found is not None:
                 return found
         return "unknown error" if value else None
