@@ -38,6 +38,8 @@ T = TypeVar("T")
 ADMIN = "operator.admin"
 PATCHED_MAX = 10
 RUNS_LOOKED_AT = 20
+# A busy session has many runs: with fewer rows they would hide that another session fits too.
+ROWS_LOOKED_AT = 500
 # A second try of a start is made under the same key, and starts nothing twice.
 START_TRIES = 2
 
@@ -80,11 +82,12 @@ def find_target(tx: Transaction, fragment: str, seen: list[SessionRow]) -> Targe
     a later run is named by its own id.
     """
     exact = tx.ledger.get(fragment)
-    rows = [exact] if exact else tx.ledger.find(fragment, CANDIDATES_SHOWN + 1) if fragment else []
+    rows = [exact] if exact else tx.ledger.find(fragment, ROWS_LOOKED_AT) if fragment else []
+    all_seen = len(rows) < ROWS_LOOKED_AT
     if exact is not None:
         seen = [row for row in seen if row.session_id == fragment]
     elif any(row.session_id == fragment for row in seen):
-        rows = [row for row in rows if row.gateway_session_id == fragment]
+        rows, all_seen = [row for row in rows if row.gateway_session_id == fragment], True
     groups: dict[str, str] = {}
     for record in rows:
         groups.setdefault(record.gateway_session_id or record.session_id, _shown(record))
@@ -92,9 +95,10 @@ def find_target(tx: Transaction, fragment: str, seen: list[SessionRow]) -> Targe
         groups.setdefault(row.session_id, f"{row.agent_id}  {row.status}  {row.title or ''}".strip())
     if not groups:
         return not_found(tx, fragment)
-    if len(groups) > 1:
+    if len(groups) > 1 or not all_seen:
         details = tuple(ErrorDetail(name, "candidate", text) for name, text in groups.items())
-        count = f"more than {CANDIDATES_SHOWN}" if len(groups) > CANDIDATES_SHOWN else str(len(groups))
+        many = len(groups) > CANDIDATES_SHOWN
+        count = f"more than {CANDIDATES_SHOWN}" if many else str(len(groups)) if all_seen else "too many"
         text = f"{fragment[:64]!r} fits {count} sessions; give more of the id"
         return Rejected("AMBIGUOUS", text, details[:CANDIDATES_SHOWN])
     if rows and rows[0].gateway_session_id is None:
@@ -162,7 +166,7 @@ async def kill(target: Target, control: GatewayControl, *, actor: str) -> KillAn
         {"gateway_session": session_id, "run": target.run_id},
     )
     control.view.add_kill(session_id, target.run_id, at_ms)
-    answer = await _asking(_abort(control, session_id))
+    answer = await _asking(_abort(control, session_id, target.run_id if target.is_run else None))
     result: dict[str, Any] = {"audit": audit_id}
     if isinstance(answer, Rejected):
         if answer.code != "GATEWAY_UNAVAILABLE":  # then nobody knows whether it was carried out
@@ -186,8 +190,11 @@ async def _recorded(target: Target, row: SessionRow | None, control: GatewayCont
     return msgspec.structs.replace(target, session_id=found or target.session_id, run_id=report.run_id)
 
 
-async def _abort(control: GatewayControl, session_id: str) -> str | Rejected | None:
-    """The run that was aborted, None when the gateway does not name it."""
+async def _abort(control: GatewayControl, session_id: str, only: str | None) -> str | Rejected | None:
+    """The run that was aborted, None when the gateway does not name it. `only`: no other run is meant.
+
+    The key alone goes to the gateway, which then also ends sub-agents and what is only being prepared.
+    """
     link = control.link
     try:
         found = await link.call("sessions.resolve", {"sessionId": session_id})
@@ -203,6 +210,8 @@ async def _abort(control: GatewayControl, session_id: str) -> str | Rejected | N
     if row is None or row.session_id != session_id:
         # The key goes on to a newer session of the same place: that one is not meant.
         return reject("NOTHING_RUNS", f"session {session_id} has already ended: another has taken its place")
+    if only is not None and is_active(row) and row.run_id not in (None, only):
+        return reject("NOTHING_RUNS", f"run {only} is over: another one is under way")
     answer = await link.call("sessions.abort", {"key": key})
     if not isinstance(answer, Mapping) or answer.get("status") != "aborted":
         return reject("NOTHING_RUNS", f"session {session_id} runs nothing")
