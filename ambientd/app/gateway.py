@@ -8,6 +8,7 @@ from ambientd import __version__
 from ambientd.config.gateway_address import Address, parse_address
 from ambientd.config.schema import GatewayConfig
 from ambientd.core.gateway.hello import ADMIN, NEEDED_SCOPES, Client
+from ambientd.core.gateway_view.rows import OWN_NAME
 from ambientd.host.gateway_credentials import FileGatewayCredentials, is_wanted
 from ambientd.net.gateway_ws import WebSocketDialer
 from ambientd.ports.clock import Clock
@@ -31,7 +32,7 @@ def build_gateway_link(
     if not enabled or not isinstance(address, Address):  # the configuration's own check has refused others
         return GatewayOff(url=config.url, clock=clock)
     client = Client(
-        version=__version__, instance_id=os.urandom(8).hex(), display_name=f"ambientd on {node_name}"
+        version=__version__, instance_id=os.urandom(8).hex(), display_name=f"{OWN_NAME} {node_name}"
     )
     return GatewayLinkService(
         dialer=WebSocketDialer(address, connect_timeout=config.connect_timeout),

@@ -34,6 +34,7 @@ from ambientd.wire.enums import TERMINAL, SessionStatus
 SOURCE = "openclaw-gateway"
 PRICING = "openclaw-gateway"  # the gateway's own estimate, from the prices that it is configured with
 RESTARTED = "gateway_restart"
+RESTARTED_TEXT = "the gateway restarted while it ran"
 LOST = "run_lost"
 # Two reports of an unnamed run that ended this close together are of the same run.
 SAME_END_MS = 2_000
@@ -391,6 +392,8 @@ class Look(NamedTuple):
 
 AUDIT_LAG_MS = 5_000
 # Messages that are sent to a busy session have runs of their own and do not end the one under way.
+# A gateway that came back takes some seconds to go on with what it means to go on with.
+RESTARTED_MS = 15_000
 OTHER_RUN_MS = 5 * 60 * 1000
 
 
@@ -403,12 +406,17 @@ def conclude(stored: StoredSession, look: Look, kills: KillLog, *, skew_ms: int 
         if look.other_ms is None or look.now_ms - look.other_ms < wait:
             return None
         return _lost(stored, look, restarted=restarted)
-    settled_ms = look.now_ms - (row.updated_ms if row is not None else 0)
+    since_ms = row.updated_ms if row is not None else 0
+    settled_ms = look.now_ms - since_ms
     told = None if row is None or is_other_run(stored, row) else report_of_row(row, kills)
     if told is not None and told.status in TERMINAL:
         wait = AUDIT_LAG_MS if look.audited and told.status is SessionStatus.FAILED else 0
         return told if settled_ms >= wait else None
-    return _lost(stored, look, restarted=restarted) if settled_ms >= SETTLING_MS else None
+    if restarted:  # whatever the row says, it was written by a process that is gone
+        settled_ms, wait = look.now_ms - max(since_ms, look.boot_ms or 0), RESTARTED_MS
+    else:
+        wait = SETTLING_MS
+    return _lost(stored, look, restarted=restarted) if settled_ms >= wait else None
 
 
 def is_other_run(stored: StoredSession, row: SessionRow) -> bool:
@@ -423,7 +431,7 @@ def _runs(row: SessionRow) -> bool:
 def _lost(stored: StoredSession, look: Look, *, restarted: bool) -> RunReport:
     """Killed when we know that, else failed: nobody will ever tell how it ended."""
     code = RESTARTED if restarted else LOST
-    text = "the gateway restarted while it ran" if restarted else "the gateway does not tell how it ended"
+    text = RESTARTED_TEXT if restarted else "the gateway does not tell how it ended"
     return RunReport(
         gateway_session_id=stored.gateway_session_id or stored.session_id,
         agent_id=stored.agent_id,

@@ -166,7 +166,7 @@ async def kill(target: Target, control: GatewayControl, *, actor: str) -> KillAn
         {"gateway_session": session_id, "run": target.run_id},
     )
     control.view.add_kill(session_id, target.run_id, at_ms)
-    answer = await _asking(_abort(control, session_id, target.run_id if target.is_run else None))
+    answer = await _asking(_abort(control, session_id))
     result: dict[str, Any] = {"audit": audit_id}
     if isinstance(answer, Rejected):
         if answer.code != "GATEWAY_UNAVAILABLE":  # then nobody knows whether it was carried out
@@ -190,11 +190,8 @@ async def _recorded(target: Target, row: SessionRow | None, control: GatewayCont
     return msgspec.structs.replace(target, session_id=found or target.session_id, run_id=report.run_id)
 
 
-async def _abort(control: GatewayControl, session_id: str, only: str | None) -> str | Rejected | None:
-    """The run that was aborted, None when the gateway does not name it. `only`: no other run is meant.
-
-    The key alone goes to the gateway, which then also ends sub-agents and what is only being prepared.
-    """
+async def _abort(control: GatewayControl, session_id: str) -> str | Rejected | None:
+    """The run that was aborted, None when the gateway does not name it."""
     link = control.link
     try:
         found = await link.call("sessions.resolve", {"sessionId": session_id})
@@ -210,8 +207,6 @@ async def _abort(control: GatewayControl, session_id: str, only: str | None) -> 
     if row is None or row.session_id != session_id:
         # The key goes on to a newer session of the same place: that one is not meant.
         return reject("NOTHING_RUNS", f"session {session_id} has already ended: another has taken its place")
-    if only is not None and is_active(row) and row.run_id not in (None, only):
-        return reject("NOTHING_RUNS", f"run {only} is over: another one is under way")
     answer = await link.call("sessions.abort", {"key": key})
     if not isinstance(answer, Mapping) or answer.get("status") != "aborted":
         return reject("NOTHING_RUNS", f"session {session_id} runs nothing")
@@ -336,6 +331,7 @@ async def set_model(
         if isinstance(answer, Rejected):
             await _record(control, "control.model.result", "node", agent.id, {"code": answer.code})
             return answer
+        control.view.set_model(agent.id, chosen)
         applied.append("agent")
     else:
         sessions = await _patch_sessions(control, agent, chosen)

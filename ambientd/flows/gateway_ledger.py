@@ -13,6 +13,8 @@ import msgspec
 
 from ambientd.core.gateway_ledger import (
     PRICING,
+    RESTARTED,
+    RESTARTED_TEXT,
     SOURCE,
     AuditEvent,
     Known,
@@ -204,7 +206,12 @@ class GatewayLedger:
 
     def _report(self, row: SessionRow) -> RunReport | None:
         report = report_of_row(row, self._view.kills)
-        if report is not None and self.audited and report.status is SessionStatus.FAILED:
+        if report is None or report.status is not SessionStatus.FAILED:
+            return report
+        if row.aborted and row.error is None and (report.started_ms or 0) < (self._boot_ms or 0):
+            # Older gateways call it failed and say no more of a run that ended with their process.
+            report = msgspec.structs.replace(report, error_code=RESTARTED, error_message=RESTARTED_TEXT)
+        if self.audited:
             # The audit tells a failure from a kill, a moment later; `settle` goes on without it.
             return msgspec.structs.replace(report, provisional=True)
         return report

@@ -388,7 +388,7 @@ class GatewayViewService:
         row = parse_row(raw)
         if row is None:
             return raw is None and self.view.forget(key)
-        return self.view.put(row, to_ms(self._clock.now()), listed=True)
+        return self.view.put_described(row, to_ms(self._clock.now()))
 
     async def _look_aside(self) -> None:
         """Health and the agents' heartbeat: nice to have, and absent in some versions."""
@@ -409,5 +409,7 @@ class GatewayViewService:
                 changed |= await self._describe(key)
             except (GatewayRefusedError, GatewayUnavailableError):
                 break
+        if self.view.has_unsettled:
+            self._recheck_at = trio.current_time() + RECHECK_SEC
         if changed:
             self._tell()

@@ -514,3 +514,13 @@ def test_an_audit_entry_with_a_deep_status_is_no_report() -> None:
     page = parse_audit({"events": [said | {"sequence": 1, "kind": "agent_run", "status": status}]})
     assert page is not None
     assert [event.report for event in page.events] == [None]
+
+
+def test_a_gateway_that_was_killed_may_know_less_than_it_told() -> None:
+    view = GatewayView()
+    view.put(row(status="running", hasActiveRun=True, updatedAt=NOW), NOW, listed=False)
+    before = row(status=None, hasActiveRun=False, updatedAt=NOW - 500)
+    assert not view.put_listed(before, NOW + 1_000), "a list that was overtaken by an event"
+    view.forget_runs()
+    assert view.put_listed(before, NOW + 1_000)
+    assert view.verdict("tony", NOW + 1_000).status is AgentStatus.IDLE

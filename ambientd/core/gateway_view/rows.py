@@ -12,6 +12,8 @@ import msgspec
 from ambientd.core.contracts.checks import COST_MAX_USD, COUNT_MAX
 
 ID_MAX = 512
+# How this node names itself to gateways; the node's own name follows.
+OWN_NAME = "ambientd on"
 NAME_MAX = 200
 ERROR_MAX = 500
 ERROR_DEPTH = 4  # objects in objects; further in nobody looks for words
@@ -126,7 +128,7 @@ def parse_row(raw: object, run_id: str | None = None) -> SessionRow | None:
         interaction_ms=_instant_of(raw.get("lastInteractionAt")),
         created_ms=_instant_of(raw.get("createdAt")),
         model=_model_of(raw),
-        title=text_of(raw.get("label"), NAME_MAX) or text_of(raw.get("displayName"), NAME_MAX),
+        title=_title_of(raw),
         parent_key=text_of(raw.get("parentSessionKey")) or text_of(raw.get("spawnedBy")),
         input_tokens=_count_of(raw.get("inputTokens")) if fresh else None,
         output_tokens=_count_of(raw.get("outputTokens")) if fresh else None,
@@ -137,6 +139,13 @@ def parse_row(raw: object, run_id: str | None = None) -> SessionRow | None:
 def _instant_of(value: object) -> int | None:
     """0 is how programs say that there was none."""
     return whole_of(value) or None
+
+
+def _title_of(raw: Mapping[Any, Any]) -> str | None:
+    label, name = text_of(raw.get("label"), NAME_MAX), text_of(raw.get("displayName"), NAME_MAX)
+    if label is None and name is not None and name.startswith(f"{OWN_NAME} "):
+        return None  # older gateways call a session by the client that began it
+    return label or name
 
 
 def _word(value: object) -> str:

@@ -22,8 +22,10 @@ from ambientd.core.gateway_view.rows import (
     whole_of,
 )
 from ambientd.core.gateway_view.status import (
+    DONE_WORDS,
     FAILED_WORDS,
     RUNNING_WORDS,
+    SETTLING_MS,
     WINDOW_MS,
     AgentVerdict,
     is_active,
@@ -38,6 +40,7 @@ ENDED_PER_AGENT = 50
 # A list that contradicts a newer event is believed when the event is this old: then it was not a lag.
 LAG_MS = 30_000
 ACTIVE_LAG_MS = 6_000
+TOKENS_LAG_MS = 12_000
 NAMED_RUNS_MAX = 500
 UNSETTLED_MAX = 100
 DIRTY_MAX = 2_000
@@ -154,6 +157,12 @@ class GatewayView:
         self._agents = new
         return changed
 
+    def set_model(self, agent_id: str, model: str) -> None:
+        """An agent's own model as this node has just set it; older gateways tell nobody."""
+        entry = (self._agents or {}).get(agent_id)
+        if entry is not None and self._agents is not None:
+            self._agents[agent_id] = msgspec.structs.replace(entry, model=model)
+
     def set_health(self, payload: object) -> bool:
         """The answer or event `health`."""
         before, self.health = self.health, parse_health(payload)
@@ -186,9 +195,11 @@ class GatewayView:
         if old is not None and old.session_id == row.session_id and self._is_late(old, row, now_ms):
             return False
         self._heard_ms[row.key] = now_ms
-        settled = is_settled(row)
+        settled = is_settled(row) and not self._lacks_tokens(row, now_ms)
         row = self._completed(self._without_lag(row, old, now_ms), old, listed=listed)
         if row == old:
+            if not settled and self.gateway_ms(now_ms) - row.updated_ms <= SETTLING_MS:
+                self._note_unsettled(row.key)
             return False
         if old is None and len(self._sessions) >= SESSIONS_MAX:
             self.forget(next(iter(self._sessions)))
@@ -218,6 +229,19 @@ class GatewayView:
                 self._backlog.append(row)
             if row.key not in self._sessions and self._has_newer(row):
                 return False
+        return self.put(row, now_ms, listed=True)
+
+    def _lacks_tokens(self, row: SessionRow, now_ms: int) -> bool:
+        """Older gateways put a run's tokens into its row some seconds after they told its end."""
+        ended = row.ended_ms if row.status in DONE_WORDS and row.output_tokens is None else None
+        return ended is not None and self.gateway_ms(now_ms) - ended <= TOKENS_LAG_MS
+
+    def put_described(self, row: SessionRow, now_ms: int) -> bool:
+        """A row that was asked for alone. Real gateways leave out there whether a run is active."""
+        if row.active is None:
+            old = self._sessions.get(row.key)
+            known = None if old is None or old.session_id != row.session_id else old.active
+            row = msgspec.structs.replace(row, active=known if row.status in RUNNING_WORDS else False)
         return self.put(row, now_ms, listed=True)
 
     def _has_newer(self, row: SessionRow) -> bool:
@@ -263,17 +287,25 @@ class GatewayView:
             self._runs.pop(row.key, None)
         if settled:
             self._unsettled.pop(row.key, None)
-        elif len(self._unsettled) < UNSETTLED_MAX:
-            self._unsettled[row.key] = None
+        else:
+            self._note_unsettled(row.key)
         if old is None or _marks(old) != _marks(row):
             self._dirty.pop(row.key, None)
             self._dirty[row.key] = row
             if len(self._dirty) > DIRTY_MAX:
                 del self._dirty[next(iter(self._dirty))]
 
+    def _note_unsettled(self, key: str) -> None:
+        if len(self._unsettled) < UNSETTLED_MAX:
+            self._unsettled[key] = None
+
     def forget_runs(self) -> None:
-        """After a restart of the gateway: what runs now under which name is to be heard anew."""
+        """After a restart of the gateway: what runs now under which name is to be heard anew.
+
+        Its lists are believed though they may be older than its last events: not all of it was written down.
+        """
         self._runs.clear()
+        self._heard_ms.clear()
         for key, row in self._sessions.items():
             if row.run_id is not None and is_active(row):
                 self._sessions[key] = msgspec.structs.replace(row, run_id=None)
