@@ -48,6 +48,7 @@ AUDIT_PAGE = 200
 AUDIT_FIRST_PAGE = 50
 # Of one absence; more than this many pages back, the oldest runs are not taken in.
 AUDIT_PAGES_MAX = 25
+AUDIT_EVENTS_MAX = AUDIT_PAGE * AUDIT_PAGES_MAX  # whatever the length of a page
 BATCH = 50
 OPEN_MAX = 500
 LOOKED_UP_MAX = 10
@@ -173,13 +174,15 @@ class GatewayLedger:
                 mark = 0
             new = [event for event in page.events if event.sequence > mark]
             found += sorted(new, key=lambda event: -event.sequence)
+            if len(found) >= AUDIT_EVENTS_MAX:
+                return found[:AUDIT_EVENTS_MAX][::-1], True
             cursor = page.cursor
             if len(new) < len(page.events) or cursor is None:
                 return found[::-1], False
         return found[::-1], True
 
     def _enriched(self, report: RunReport) -> RunReport:
-        row = next(iter(self._view.find(report.gateway_session_id)), None)
+        row = self._view.by_id(report.gateway_session_id)
         return self._labelled(enrich(report, row))
 
     def _labelled(self, report: RunReport) -> RunReport:
@@ -222,7 +225,7 @@ class GatewayLedger:
         newest = {stored.gateway_session_id: stored.session_id for stored in opened}
         for stored in opened:
             session_id = stored.gateway_session_id or stored.session_id
-            row = next((row for row in self._view.find(session_id) if row.session_id == session_id), None)
+            row = self._view.by_id(session_id)
             if row is None and looked_up < LOOKED_UP_MAX:
                 looked_up += 1
                 row = await self._look_up(session_id)
@@ -318,7 +321,7 @@ def take(
     version: str | None = None,
 ) -> Ingested | None:
     """One report inside a transaction; None when it belongs nowhere (yet), or contradicts the record."""
-    where = place(report, _known(tx, report))
+    where = place(report, _known(tx, report), skew_ms=skew_ms)
     if where is None or not _is_ours(where):
         return None
     report = as_open(report, where)

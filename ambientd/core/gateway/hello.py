@@ -132,9 +132,8 @@ def parse_hello(payload: Any) -> Hello:
         raise RemoteProtocolError("the answer to connect is no hello-ok")
     protocol = payload.get("protocol")
     if type(protocol) is not int or not OLDEST_PROTOCOL <= protocol <= NEWEST_PROTOCOL:
-        raise RemoteProtocolError(
-            f"the gateway chose protocol {clean(str(protocol), 16)}, which was not offered"
-        )
+        chosen = str(protocol) if type(protocol) is int else "nothing that is a number"
+        raise RemoteProtocolError(f"the gateway chose protocol {clean(chosen, 32)}, which was not offered")
     server, auth = _table(payload, "server"), _table(payload, "auth")
     policy, features = _table(payload, "policy"), _table(payload, "features")
     token = auth.get("deviceToken")

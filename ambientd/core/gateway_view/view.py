@@ -33,6 +33,8 @@ from ambientd.core.gateway_view.status import (
     judge_agent,
 )
 
+# Twice what a large gateway has under way; one that invents sessions pushes out those known longest.
+SESSIONS_MAX = 10_000
 # Ended sessions of one agent beyond this speak for nobody: the newest ones decide.
 ENDED_PER_AGENT = 50
 # A list that contradicts a newer event is believed when the event is this old: then it was not a lag.
@@ -70,6 +72,7 @@ class GatewayView:
         self.last_heartbeat_ms: int | None = None
         self._agents: dict[str, AgentEntry] | None = None
         self._sessions: dict[str, SessionRow] = {}
+        self._keys: dict[str, dict[str, None]] = {}  # session id -> keys, nearly always one
         self._heard_ms: dict[str, int] = {}
         self._by_agent: dict[str, dict[str, None]] = {}
         self._verdicts: dict[str, tuple[int, int, AgentVerdict]] = {}
@@ -93,7 +96,9 @@ class GatewayView:
 
     def agent(self, agent_id: str) -> AgentEntry | None:
         """One agent by its whole id."""
-        return next((entry for entry in self.agents if entry.id == agent_id), None)
+        if self._agents is not None:
+            return self._agents.get(agent_id)
+        return AgentEntry(id=agent_id, name=agent_id) if agent_id and agent_id in self._by_agent else None
 
     def __len__(self) -> int:
         """How many sessions are kept."""
@@ -102,6 +107,11 @@ class GatewayView:
     def by_key(self, key: str) -> SessionRow | None:
         """A session by its key."""
         return self._sessions.get(key)
+
+    def by_id(self, session_id: str) -> SessionRow | None:
+        """A session by its whole id; the newest, should two keys bear it."""
+        rows = [self._sessions[key] for key in self._keys.get(session_id, ())]
+        return max(rows, key=lambda row: row.activity_ms, default=None)
 
     def find(self, fragment: str) -> list[SessionRow]:
         """Sessions whose id equals, starts with or ends with a text, the newest first."""
@@ -191,14 +201,25 @@ class GatewayView:
             if not settled and self.gateway_ms(now_ms) - row.updated_ms <= SETTLING_MS:
                 self._note_unsettled(row.key)
             return False
+        if old is None and len(self._sessions) >= SESSIONS_MAX:
+            self.forget(next(iter(self._sessions)))
+        elif old is not None:
+            self._unfile(old)
         self._sessions[row.key] = row
-        if old is not None and old.agent_id != row.agent_id:
-            self._by_agent.get(old.agent_id, {}).pop(row.key, None)
-            self._verdicts.pop(old.agent_id, None)
+        self._keys.setdefault(row.session_id, {})[row.key] = None
         self._by_agent.setdefault(row.agent_id, {})[row.key] = None
         self._verdicts.pop(row.agent_id, None)
         self._note(row, old, settled=settled)
         return True
+
+    def _unfile(self, row: SessionRow) -> None:
+        """Takes a row out of what is found by its agent and by its id."""
+        for table, name in ((self._by_agent, row.agent_id), (self._keys, row.session_id)):
+            keys = table.get(name, {})
+            keys.pop(row.key, None)
+            if not keys:
+                table.pop(name, None)
+        self._verdicts.pop(row.agent_id, None)
 
     def put_listed(self, row: SessionRow, now_ms: int) -> bool:
         """A row of a list. One that ended long ago is only kept when its agent has none that is newer."""
@@ -297,8 +318,7 @@ class GatewayView:
         self._unsettled.pop(key, None)
         if row is None:
             return False
-        self._by_agent.get(row.agent_id, {}).pop(key, None)
-        self._verdicts.pop(row.agent_id, None)
+        self._unfile(row)
         return True
 
     def hear(self, name: str, payload: object, now_ms: int) -> Heard:
@@ -318,7 +338,11 @@ class GatewayView:
     def _hear_change(self, payload: object, now_ms: int) -> Heard:
         if not isinstance(payload, Mapping) or text_of(payload.get("sessionKey")) is None:
             return Heard(again=True)
-        key, phase, run_id = payload["sessionKey"], payload.get("phase"), text_of(payload.get("runId"))
+        key, phase, run_id = (
+            payload["sessionKey"],
+            text_of(payload.get("phase")),
+            text_of(payload.get("runId")),
+        )
         if payload.get("reason") in ("delete", "deleted", "reset"):
             return Heard(changed=self.forget(key), again=True)
         if run_id is not None and phase == "start":
@@ -395,8 +419,6 @@ class GatewayView:
         gone = [row.key for row in ended if row.key not in kept]
         for key in gone:
             self.forget(key)
-        if not rows and self.agent(agent_id) is None:
-            self._by_agent.pop(agent_id, None)
         return len(gone)
 
     @property
