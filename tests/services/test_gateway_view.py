@@ -313,9 +313,9 @@ async def test_forty_agents_and_five_thousand_sessions_never_hold_the_loop(autoj
         trio.lowlevel.add_instrument(steps)
         rig.link.up()
         await trio.sleep(5)
-        began = time.perf_counter()
+        began = time.thread_time()
         shown = rig.shown()
-        asked = time.perf_counter() - began
+        asked = time.thread_time() - began
         trio.lowlevel.remove_instrument(steps)
         assert sum(view.running for view in shown.agents) == 556
         assert rig.link.count()["sessions.list"] == 50
@@ -329,14 +329,14 @@ class Steps(trio.abc.Instrument):
     """How long tasks held the loop; the fake's own sorting of 5,000 rows counts with them."""
 
     def __init__(self) -> None:
-        self._began = time.perf_counter()
+        self._began = time.thread_time()
         self.taken: list[float] = []
 
     def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._began = time.perf_counter()
+        self._began = time.thread_time()
 
     def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.taken.append(time.perf_counter() - self._began)
+        self.taken.append(time.thread_time() - self._began)
 
     @property
     def longest(self) -> float:
