@@ -10,6 +10,7 @@ from ambientd import __version__
 from ambientd.config.gateway_address import Address, parse_address
 from ambientd.config.schema import GatewayConfig
 from ambientd.core.gateway.hello import ADMIN, NEEDED_SCOPES, Client
+from ambientd.core.gateway_view.rows import OWN_NAME
 from ambientd.host.gateway_credentials import FileGatewayCredentials, is_wanted
 from ambientd.net.gateway_ws import WebSocketDialer
 from ambientd.ports.clock import Clock
@@ -47,7 +48,7 @@ def _link(
     log: Log,
 ) -> GatewayLinkService:
     client = Client(
-        version=__version__, instance_id=os.urandom(8).hex(), display_name=f"ambientd on {node_name}"
+        version=__version__, instance_id=os.urandom(8).hex(), display_name=f"{OWN_NAME} {node_name}"
     )
     return GatewayLinkService(
         dialer=WebSocketDialer(address, connect_timeout=config.connect_timeout),

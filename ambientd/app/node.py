@@ -60,6 +60,7 @@ from ambientd.host.clock import SystemClock, UlidIds
 from ambientd.host.feed_writer import FeedWriter
 from ambientd.host.gateway_credentials import is_wanted
 from ambientd.host.heartbeatfile import DiskHeartbeatFile
+from ambientd.host.lean import give_memory_back
 from ambientd.host.legacy_files import DiskLegacyFiles
 from ambientd.host.log import AUDIT, LogControl, Logger
 from ambientd.host.memory import settle_memory
@@ -140,6 +141,7 @@ class Node:
             clock=self.clock,
             busy_timeout=config.ledger.busy_timeout,
             ballast=config.ledger.ballast,
+            rested=give_memory_back,
         )
         self.feed = _build_feed(config, outside, self.host_id)
         self.spool = DiskSpool(outside.state_dir, max_file_size=config.spool.max_file_size)

@@ -406,7 +406,7 @@ class GatewayConfig:
         10.0, doc="How long an answer may take.", kind=DURATION, minimum=0.5, maximum=120
     )
     reconcile_interval: float = setting(
-        20.0,
+        30.0,
         doc="How often the sessions are listed anew, beside what the gateway tells by itself.",
         kind=DURATION,
         minimum=5,

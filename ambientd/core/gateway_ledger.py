@@ -34,6 +34,7 @@ from ambientd.wire.enums import TERMINAL, SessionStatus
 SOURCE = "openclaw-gateway"
 PRICING = "openclaw-gateway"  # the gateway's own estimate, from the prices that it is configured with
 RESTARTED = "gateway_restart"
+RESTARTED_TEXT = "the gateway restarted while it ran"
 LOST = "run_lost"
 # Two reports of an unnamed run that ended this close together are of the same run.
 SAME_END_MS = 2_000
@@ -159,7 +160,7 @@ def _audited(raw: Mapping[Any, Any]) -> RunReport | None:
     if raw.get("kind") != "agent_run" or None in (session_id, agent_id, run_id, at):
         return None
     began = raw.get("action") == "agent.run.started"
-    word = str(raw.get("status"))
+    word = text_of(raw.get("status"), 64) or ""
     status, code = (SessionStatus.RUNNING, None) if began else _AUDIT_ENDS.get(word, (None, None))
     if status is None or not (began or raw.get("action") == "agent.run.finished"):
         return None
@@ -222,28 +223,30 @@ def run_row_id(gateway_session_id: str, run_id: str) -> str:
     return f"{gateway_session_id}~{run_id}"
 
 
-def place(report: RunReport, known: Known) -> Place | None:
-    """The row that a report belongs to; None while that cannot be told."""
-    found = _find_place(report, known)
+def place(report: RunReport, known: Known, *, skew_ms: int = 0) -> Place | None:
+    """The row that a report belongs to; None while that cannot be told. `skew_ms` as in `to_ingest`."""
+    ended_ms = None if report.ended_ms is None else report.ended_ms - skew_ms
+    found = _find_place(report, known, ended_ms)
     if found is None or found.stored is not None:
         return found
     return found._replace(after=max((row.started_at for row in known.runs), default=None))
 
 
-def _find_place(report: RunReport, known: Known) -> Place | None:
+def _find_place(report: RunReport, known: Known, ended_ms: int | None) -> Place | None:
+    """`ended_ms` is the report's end on this machine's clock, as the stored rows have theirs."""
     if report.run_id is not None:
-        return _place_named(report, report.run_id, known)
+        return _place_named(report, report.run_id, known, ended_ms)
     unended = [row for row in known.runs if row.status not in TERMINAL]
     if unended:
         return Place(unended[0].session_id, unended[0])
-    if report.ended_ms is not None:
+    if ended_ms is not None:
         for row in known.runs:
-            if row.ended_at is not None and _is_same_end(row.ended_at, report.ended_ms):
+            if row.ended_at is not None and _is_same_end(row.ended_at, ended_ms):
                 return Place(row.session_id, row)
     if not known.runs and known.first is None:
         return Place(report.gateway_session_id, None)
-    newest = max((row.ended_at for row in known.runs if row.ended_at), default=None)
-    is_news = newest is None or (report.ended_ms is not None and from_ms(report.ended_ms) > newest)
+    newest = max((to_ms(row.ended_at) for row in known.runs if row.ended_at), default=None)
+    is_news = newest is None or (ended_ms is not None and ended_ms > newest)
     if report.status not in TERMINAL or not is_news:
         return None  # its run will be named, or it is an echo of one that is there
     return Place(run_row_id(report.gateway_session_id, f"t{report.ended_ms}"), None)
@@ -253,17 +256,16 @@ def _is_same_end(ended_at: datetime, ended_ms: int) -> bool:
     return abs(to_ms(ended_at) - ended_ms) <= SAME_END_MS
 
 
-def _place_named(report: RunReport, run_id: str, known: Known) -> Place:
-    named = next((row for row in known.runs if row.run_id == run_id), None)
+def _place_named(report: RunReport, run_id: str, known: Known, ended_ms: int | None) -> Place:
+    first = [known.first] if known.first is not None else []  # which may be too old for `runs`
+    named = next((row for row in (*known.runs, *first) if row.run_id == run_id), None)
     found = known.own or named
     if found is not None:
         return Place(found.session_id, found)
     unnamed = next((row for row in known.runs if row.run_id is None and row.status not in TERMINAL), None)
-    if unnamed is None and report.ended_ms is not None:
+    if unnamed is None and ended_ms is not None:
         ends = [row for row in known.runs if row.run_id is None and row.ended_at is not None]
-        unnamed = next(
-            (row for row in ends if row.ended_at and _is_same_end(row.ended_at, report.ended_ms)), None
-        )
+        unnamed = next((row for row in ends if row.ended_at and _is_same_end(row.ended_at, ended_ms)), None)
     if unnamed is not None:
         return Place(unnamed.session_id, unnamed)
     if known.first is None and not known.runs:
@@ -390,6 +392,8 @@ class Look(NamedTuple):
 
 AUDIT_LAG_MS = 5_000
 # Messages that are sent to a busy session have runs of their own and do not end the one under way.
+# A gateway that came back takes some seconds to go on with what it means to go on with.
+RESTARTED_MS = 15_000
 OTHER_RUN_MS = 5 * 60 * 1000
 
 
@@ -402,12 +406,17 @@ def conclude(stored: StoredSession, look: Look, kills: KillLog, *, skew_ms: int 
         if look.other_ms is None or look.now_ms - look.other_ms < wait:
             return None
         return _lost(stored, look, restarted=restarted)
-    settled_ms = look.now_ms - (row.updated_ms if row is not None else 0)
+    since_ms = row.updated_ms if row is not None else 0
+    settled_ms = look.now_ms - since_ms
     told = None if row is None or is_other_run(stored, row) else report_of_row(row, kills)
     if told is not None and told.status in TERMINAL:
         wait = AUDIT_LAG_MS if look.audited and told.status is SessionStatus.FAILED else 0
         return told if settled_ms >= wait else None
-    return _lost(stored, look, restarted=restarted) if settled_ms >= SETTLING_MS else None
+    if restarted:  # whatever the row says, it was written by a process that is gone
+        settled_ms, wait = look.now_ms - max(since_ms, look.boot_ms or 0), RESTARTED_MS
+    else:
+        wait = SETTLING_MS
+    return _lost(stored, look, restarted=restarted) if settled_ms >= wait else None
 
 
 def is_other_run(stored: StoredSession, row: SessionRow) -> bool:
@@ -422,7 +431,7 @@ def _runs(row: SessionRow) -> bool:
 def _lost(stored: StoredSession, look: Look, *, restarted: bool) -> RunReport:
     """Killed when we know that, else failed: nobody will ever tell how it ended."""
     code = RESTARTED if restarted else LOST
-    text = "the gateway restarted while it ran" if restarted else "the gateway does not tell how it ended"
+    text = RESTARTED_TEXT if restarted else "the gateway does not tell how it ended"
     return RunReport(
         gateway_session_id=stored.gateway_session_id or stored.session_id,
         agent_id=stored.agent_id,

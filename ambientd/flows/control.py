@@ -72,9 +72,13 @@ async def kill(fragment: str, controls: Controls, *, actor: str) -> KillAnswer |
 
 
 def _perhaps_away(unknown: Rejected, gateway: "GatewayControl") -> Rejected:
-    """What is unknown here may be known to a gateway that cannot be asked."""
-    if gateway.link.state.phase in (LinkPhase.READY, LinkPhase.OFF):
+    """What is unknown here may be known to a gateway that cannot be asked, or has not been yet."""
+    if gateway.link.state.phase is LinkPhase.OFF:
         return unknown
+    if gateway.link.state.phase is LinkPhase.READY:
+        if gateway.view.agents:
+            return unknown
+        return reject("GATEWAY_UNAVAILABLE", f"{unknown.message}, and the gateway's are not listed yet")
     why = gateway.link.state.reason or gateway.link.state.phase.value
     return reject("GATEWAY_UNAVAILABLE", f"{unknown.message}, and the gateway is not there to ask: {why}")
 

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from ambientd.core.gateway_ledger import RunReport, report_of_row
-from ambientd.core.gateway_view.rows import AgentEntry, SessionRow, parse_row, text_of
+from ambientd.core.gateway_view.rows import AgentEntry, SessionRow, error_of, parse_row, text_of
 from ambientd.core.gateway_view.status import is_active
 from ambientd.core.gateway_view.view import GatewayView
 from ambientd.core.records import AuditEntry, SessionRecord
@@ -38,6 +38,8 @@ T = TypeVar("T")
 ADMIN = "operator.admin"
 PATCHED_MAX = 10
 RUNS_LOOKED_AT = 20
+# A busy session has many runs: with fewer rows they would hide that another session fits too.
+ROWS_LOOKED_AT = 500
 # A second try of a start is made under the same key, and starts nothing twice.
 START_TRIES = 2
 
@@ -80,11 +82,12 @@ def find_target(tx: Transaction, fragment: str, seen: list[SessionRow]) -> Targe
     a later run is named by its own id.
     """
     exact = tx.ledger.get(fragment)
-    rows = [exact] if exact else tx.ledger.find(fragment, CANDIDATES_SHOWN + 1) if fragment else []
+    rows = [exact] if exact else tx.ledger.find(fragment, ROWS_LOOKED_AT) if fragment else []
+    all_seen = len(rows) < ROWS_LOOKED_AT
     if exact is not None:
         seen = [row for row in seen if row.session_id == fragment]
     elif any(row.session_id == fragment for row in seen):
-        rows = [row for row in rows if row.gateway_session_id == fragment]
+        rows, all_seen = [row for row in rows if row.gateway_session_id == fragment], True
     groups: dict[str, str] = {}
     for record in rows:
         groups.setdefault(record.gateway_session_id or record.session_id, _shown(record))
@@ -92,9 +95,10 @@ def find_target(tx: Transaction, fragment: str, seen: list[SessionRow]) -> Targe
         groups.setdefault(row.session_id, f"{row.agent_id}  {row.status}  {row.title or ''}".strip())
     if not groups:
         return not_found(tx, fragment)
-    if len(groups) > 1:
+    if len(groups) > 1 or not all_seen:
         details = tuple(ErrorDetail(name, "candidate", text) for name, text in groups.items())
-        count = f"more than {CANDIDATES_SHOWN}" if len(groups) > CANDIDATES_SHOWN else str(len(groups))
+        many = len(groups) > CANDIDATES_SHOWN
+        count = f"more than {CANDIDATES_SHOWN}" if many else str(len(groups)) if all_seen else "too many"
         text = f"{fragment[:64]!r} fits {count} sessions; give more of the id"
         return Rejected("AMBIGUOUS", text, details[:CANDIDATES_SHOWN])
     if rows and rows[0].gateway_session_id is None:
@@ -146,7 +150,7 @@ async def kill(target: Target, control: GatewayControl, *, actor: str) -> KillAn
     session_id = target.gateway_session_id or target.session_id
     if (away := _away(control)) is not None:
         return away
-    row = next((row for row in control.view.find(session_id) if row.session_id == session_id), None)
+    row = control.view.by_id(session_id)
     other = row is not None and row.run_id is not None and is_active(row) and row.run_id != target.run_id
     if other and target.run_id is not None:
         if target.is_run:
@@ -279,7 +283,7 @@ async def _start(
     if session_id is None:
         return reject("GATEWAY_REFUSED", "the gateway's answer names no session")
     if answer.get("runStarted") is False:
-        why = text_of(str(answer.get("runError") or "it does not say why"), 300)
+        why = (error_of(answer.get("runError")) or "it does not say why")[:300]
         return reject("GATEWAY_REFUSED", f"the gateway made session {session_id} and did not start it: {why}")
     return session_id, text_of(answer.get("runId"))
 
@@ -327,6 +331,7 @@ async def set_model(
         if isinstance(answer, Rejected):
             await _record(control, "control.model.result", "node", agent.id, {"code": answer.code})
             return answer
+        control.view.set_model(agent.id, chosen)
         applied.append("agent")
     else:
         sessions = await _patch_sessions(control, agent, chosen)

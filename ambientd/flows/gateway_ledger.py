@@ -13,6 +13,8 @@ import msgspec
 
 from ambientd.core.gateway_ledger import (
     PRICING,
+    RESTARTED,
+    RESTARTED_TEXT,
     SOURCE,
     AuditEvent,
     Known,
@@ -46,6 +48,7 @@ AUDIT_PAGE = 200
 AUDIT_FIRST_PAGE = 50
 # Of one absence; more than this many pages back, the oldest runs are not taken in.
 AUDIT_PAGES_MAX = 25
+AUDIT_EVENTS_MAX = AUDIT_PAGE * AUDIT_PAGES_MAX  # whatever the length of a page
 BATCH = 50
 OPEN_MAX = 500
 LOOKED_UP_MAX = 10
@@ -171,13 +174,15 @@ class GatewayLedger:
                 mark = 0
             new = [event for event in page.events if event.sequence > mark]
             found += sorted(new, key=lambda event: -event.sequence)
+            if len(found) >= AUDIT_EVENTS_MAX:
+                return found[:AUDIT_EVENTS_MAX][::-1], True
             cursor = page.cursor
             if len(new) < len(page.events) or cursor is None:
                 return found[::-1], False
         return found[::-1], True
 
     def _enriched(self, report: RunReport) -> RunReport:
-        row = next(iter(self._view.find(report.gateway_session_id)), None)
+        row = self._view.by_id(report.gateway_session_id)
         return self._labelled(enrich(report, row))
 
     def _labelled(self, report: RunReport) -> RunReport:
@@ -201,7 +206,12 @@ class GatewayLedger:
 
     def _report(self, row: SessionRow) -> RunReport | None:
         report = report_of_row(row, self._view.kills)
-        if report is not None and self.audited and report.status is SessionStatus.FAILED:
+        if report is None or report.status is not SessionStatus.FAILED:
+            return report
+        if row.aborted and row.error is None and (report.started_ms or 0) < (self._boot_ms or 0):
+            # Older gateways call it failed and say no more of a run that ended with their process.
+            report = msgspec.structs.replace(report, error_code=RESTARTED, error_message=RESTARTED_TEXT)
+        if self.audited:
             # The audit tells a failure from a kill, a moment later; `settle` goes on without it.
             return msgspec.structs.replace(report, provisional=True)
         return report
@@ -215,7 +225,7 @@ class GatewayLedger:
         newest = {stored.gateway_session_id: stored.session_id for stored in opened}
         for stored in opened:
             session_id = stored.gateway_session_id or stored.session_id
-            row = next((row for row in self._view.find(session_id) if row.session_id == session_id), None)
+            row = self._view.by_id(session_id)
             if row is None and looked_up < LOOKED_UP_MAX:
                 looked_up += 1
                 row = await self._look_up(session_id)
@@ -311,7 +321,7 @@ def take(
     version: str | None = None,
 ) -> Ingested | None:
     """One report inside a transaction; None when it belongs nowhere (yet), or contradicts the record."""
-    where = place(report, _known(tx, report))
+    where = place(report, _known(tx, report), skew_ms=skew_ms)
     if where is None or not _is_ours(where):
         return None
     report = as_open(report, where)

@@ -13,7 +13,7 @@ from ambientd.host.threads import RunSync, run_in_thread
 from ambientd.ports.backup import HASHING, Progress
 
 FOLDER = "backup"
-_PIECE = 1024 * 1024
+_PIECE = 256 * 1024  # about a millisecond of hashing, during which nothing else runs
 
 
 class HeldFile:

@@ -9,32 +9,18 @@ import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, MutableMapping
 from datetime import datetime
 from typing import Any, Protocol, TextIO
 
 from ambientd.config.schema import LogFormat, LogLevel
 from ambientd.core.timefmt import rfc3339_ms
+from ambientd.host.lean import without
 from ambientd.host.logring import LogRing
 from ambientd.host.secrets import MASK, Secret
 
-_OPTIONAL = ("rich", "better_exceptions", "colorama", "twisted")
-
-
-@contextmanager
-def _without_optional_packages() -> Iterator[None]:
-    """structlog takes these when they are installed and does without when they cannot be imported."""
-    blocked: dict[str, Any] = {name: None for name in _OPTIONAL if name not in sys.modules}
-    sys.modules.update(blocked)
-    try:
-        yield
-    finally:
-        for name in blocked:
-            del sys.modules[name]
-
-
-with _without_optional_packages():
+# structlog takes these when they are installed and does without when they cannot be imported.
+with without("rich", "better_exceptions", "colorama", "twisted"):
     import structlog
 
 Event = MutableMapping[str, Any]

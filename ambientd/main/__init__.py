@@ -10,16 +10,22 @@ from ambientd.wire import exits
 
 
 class Verb(NamedTuple):
-    """Where a verb lives: module, function taking the arguments after the verb, one line of help."""
+    """Where a verb lives: module, function taking the arguments after the verb, one line of help.
+
+    One that `stays` runs for months: its process is kept small.
+    """
 
     module: str
     function: str
     help: str
+    stays: bool = False
 
 
 VERBS: Mapping[str, Verb] = {
-    "run": Verb("ambientd.main.run", "run", "run the node daemon in the foreground (the default)"),
-    "dev": Verb("ambientd.main.dev", "run", "run a throw-away node with sample agents"),
+    "run": Verb(
+        "ambientd.main.run", "run", "run the node daemon in the foreground (the default)", stays=True
+    ),
+    "dev": Verb("ambientd.main.dev", "run", "run a throw-away node with sample agents", stays=True),
     "check-config": Verb("ambientd.main.config", "run_check_config", "report every configuration problem"),
     "config": Verb("ambientd.main.config", "run_config", "show, init, set or locate the configuration"),
     "migrate": Verb("ambientd.main.verbs", "run_migrate", "apply or list schema migrations"),
@@ -71,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if verb is None:
         print(f"Error: {name!r} is not a verb of ambientd. {_nearest(name)}", file=sys.stderr)
         return exits.USAGE
+    if verb.stays:
+        from ambientd.host.lean import keep_lean
+
+        keep_lean()
     try:
         run: Callable[[Sequence[str]], int] = getattr(import_module(verb.module), verb.function)
         return run(arguments)

@@ -1,6 +1,5 @@
 """`ambientd dev`: a node to try things on, with sample agents and nothing to set up."""
 
-import argparse
 import os
 import shutil
 import sys
@@ -12,7 +11,8 @@ from ambientd.app.node import Node
 from ambientd.config.parse import Layer
 from ambientd.host import sample_agent
 from ambientd.main.http_key import VARIABLES, make_key_file
-from ambientd.main.start import Wishes, add_options, flag_layers, start, write_out
+from ambientd.main.options import parse_options
+from ambientd.main.start import Wishes, start, write_out
 from ambientd.wire import places
 
 KEY_NAME = "http.secret"
@@ -49,14 +49,9 @@ def sample_layer() -> Layer:
 
 def run(argv: Sequence[str]) -> int:
     """Parses the arguments and runs; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="ambientd dev", description=_TEXT, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_options(parser)
-    try:
-        options = parser.parse_args(list(argv))
-    except SystemExit as stop:  # argparse has said why, or printed the help
-        return int(stop.code or 0)
+    options = parse_options(argv, prog="ambientd dev", text=_TEXT)
+    if isinstance(options, int):
+        return options
     thrown_away = None if options.state_dir else tempfile.mkdtemp(prefix="ambient-dev-")
     state_dir = options.state_dir or thrown_away or ""
     wishes = Wishes(
@@ -64,7 +59,7 @@ def run(argv: Sequence[str]) -> int:
         state_dir=state_dir,
         socket=options.socket or str(Path(state_dir) / places.SOCKET_NAME),
         base=(sample_layer(), *_http_layers(Path(state_dir))),
-        layers=flag_layers(options),
+        layers=options.layers(),
         socket_mode=0o600,
         on_ready=_say,
     )

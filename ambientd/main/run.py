@@ -1,10 +1,10 @@
 """`ambientd run`: the node daemon in the foreground."""
 
-import argparse
 import os
 from collections.abc import Sequence
 
-from ambientd.main.start import Wishes, add_options, flag_layers, start
+from ambientd.main.options import parse_options
+from ambientd.main.start import Wishes, start
 
 _TEXT = """\
 Runs the node daemon in the foreground until TERM or INT; logs to standard error (JSON under systemd, for
@@ -21,21 +21,13 @@ examples:
 
 def run(argv: Sequence[str]) -> int:
     """Parses the arguments and runs; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="ambientd run",
-        description=_TEXT,
-        epilog=_MORE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_options(parser)
-    try:
-        options = parser.parse_args(list(argv))
-    except SystemExit as stop:  # argparse has said why, or printed the help
-        return int(stop.code or 0)
+    options = parse_options(argv, prog="ambientd run", text=_TEXT, more=_MORE)
+    if isinstance(options, int):
+        return options
     wishes = Wishes(
         config=options.config,
         state_dir=options.state_dir,
         socket=options.socket,
-        layers=flag_layers(options),
+        layers=options.layers(),
     )
     return start(wishes, os.environ)

@@ -1,6 +1,5 @@
 """What `run` and `dev` share: from arguments to a running node, and from what went wrong to an exit code."""
 
-import argparse
 import json
 import os
 import resource
@@ -60,21 +59,6 @@ class _Held(NamedTuple):
     passed: Sequence[int]
     state_dir: str
     key: HttpKey
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of every verb that starts a node."""
-    parser.add_argument("--config", metavar="FILE", help="main configuration file")
-    parser.add_argument("--state-dir", metavar="DIR", help="where database, feed, inbox and sessions live")
-    parser.add_argument("--socket", metavar="PATH", help="where to listen")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), help="over log.level")
-
-
-def flag_layers(options: argparse.Namespace) -> tuple[Layer, ...]:
-    """Flags that stand for settings, as the last layer."""
-    if options.log_level is None:
-        return ()
-    return (Layer("--log-level", {"log": {"level": options.log_level}}),)
 
 
 def start(wishes: Wishes, environ: MutableMapping[str, str]) -> int:

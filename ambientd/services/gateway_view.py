@@ -9,9 +9,9 @@ from datetime import datetime
 
 import trio
 
-from ambientd.core.gateway_view.rows import parse_agents, parse_page, parse_row
+from ambientd.core.gateway_view.rows import AGENTS_MAX, parse_agents, parse_page, parse_row
 from ambientd.core.gateway_view.status import WINDOW_MS
-from ambientd.core.gateway_view.sweep import Sweep
+from ambientd.core.gateway_view.sweep import PAGE_ROWS, Sweep
 from ambientd.core.gateway_view.view import GatewayView
 from ambientd.core.gatewaytext import GatewaySnapshot
 from ambientd.core.timefmt import to_ms
@@ -109,6 +109,7 @@ class GatewayViewService:
         self._gap = GAP_SEC
         self._passed_at = float("-inf")
         self._agents_at = float("-inf")
+        self._agents_told = False
         self._full_at = float("-inf")
         self._side_at = float("-inf")
         self._since_ms: int | None = None
@@ -331,6 +332,9 @@ class GatewayViewService:
             return False
         self._agents_at = trio.current_time()
         agents = parse_agents(await self._link.call("agents.list", {}))
+        if agents is not None and len(agents) == AGENTS_MAX and not self._agents_told:
+            self._agents_told = True
+            self._log.warning("gateway.many_agents", shown=AGENTS_MAX)
         return agents is not None and self.view.set_agents(agents)
 
     async def _list_sessions(self) -> bool:
@@ -371,8 +375,10 @@ class GatewayViewService:
         self.view.note_clock(page.at_ms, now_ms)
         sweep.take(page)
         changed = False
-        for row in page.rows:
+        for number, row in enumerate(page.rows, 1):
             changed |= self.view.put_listed(row, now_ms)
+            if number % PAGE_ROWS == 0:  # it may list more than it was asked for
+                await trio.lowlevel.checkpoint()
         return changed
 
     async def _describe(self, key: str) -> bool:
@@ -382,7 +388,7 @@ class GatewayViewService:
         row = parse_row(raw)
         if row is None:
             return raw is None and self.view.forget(key)
-        return self.view.put(row, to_ms(self._clock.now()), listed=True)
+        return self.view.put_described(row, to_ms(self._clock.now()))
 
     async def _look_aside(self) -> None:
         """Health and the agents' heartbeat: nice to have, and absent in some versions."""
@@ -403,5 +409,7 @@ class GatewayViewService:
                 changed |= await self._describe(key)
             except (GatewayRefusedError, GatewayUnavailableError):
                 break
+        if self.view.has_unsettled:
+            self._recheck_at = trio.current_time() + RECHECK_SEC
         if changed:
             self._tell()

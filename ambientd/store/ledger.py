@@ -22,7 +22,7 @@ from ambientd.store.events import Events
 from ambientd.store.faults import constraints, text, whole
 from ambientd.store.keys import Keys
 from ambientd.store.ledgerplan import Filter, counted, counted_between, kind_filters, led, newest_of_each
-from ambientd.store.ledgersort import behind, order_of
+from ambientd.store.ledgersort import behind, candidates, order_of
 from ambientd.store.search import (
     SUFFIX_INDEXED,
     SUFFIX_SQL,
@@ -154,16 +154,33 @@ class SqliteLedger:
         if total == 0:
             return LedgerSlice(rows=(), total=0, total_is_lower_bound=self._is_part(looked), more=False)
         leading = self._newest_of_each(query, filters, limit) if looked is None else None
-        conditions, bindings = _joined(plain if leading is None else [leading], asked)
-        place, placed = behind(query)
-        sql = f"{_SELECT}{_where([*conditions, *place])}{order_of(query.sort)} LIMIT ? OFFSET ?"
-        rows = _records(self._connection.execute(sql, (*bindings, *placed, limit + 1, max(query.offset, 0))))
+        rows = None if filters or asked or not limit else self._largest(query, limit)
+        if rows is None:
+            rows = self._rows(query, *_joined(plain if leading is None else [leading], asked), limit)
         return LedgerSlice(
             rows=tuple(rows[:limit]),
             total=min(total, EXACT_TOTAL_MAX),
             total_is_lower_bound=total > EXACT_TOTAL_MAX or self._is_part(looked),
             more=len(rows) > limit,
         )
+
+    def _rows(
+        self, query: LedgerQuery, conditions: Sequence[str], bindings: Sequence[Bound], limit: int
+    ) -> list[SessionRecord]:
+        """The page and, when there is more, one row behind it."""
+        place, placed = behind(query)
+        sql = f"{_SELECT}{_where([*conditions, *place])}{order_of(query.sort)} LIMIT ? OFFSET ?"
+        found = self._connection.execute(sql, (*bindings, *placed, limit + 1, max(query.offset, 0)))
+        return _records(found)
+
+    def _largest(self, query: LedgerQuery, limit: int) -> list[SessionRecord] | None:
+        """The page of the longest or dearest of all sessions; None when all must be sorted for it."""
+        found = candidates(self._connection, query, limit + 1 + max(query.offset, 0))
+        if found is None:
+            return None
+        among = "l.session_key IN (SELECT value FROM json_each(?))"
+        rows = self._rows(query, [among], [found.keys], limit)
+        return rows if len(rows) > limit and found.have(rows[-1], query.sort) else None
 
     def _known_total(
         self, query: LedgerQuery, filters: Sequence[Filter], asked: Sequence[Asked]

@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -76,6 +77,17 @@ class Readers:
             connection.close()
         else:
             self._idle.append(connection)
+
+    def rest(self) -> None:
+        """Closes idle connections but one, and gives that one's page cache back; never raises."""
+        with suppress(IndexError, apsw.Error):  # a read may take one at any moment
+            while len(self._idle) > 1:
+                self._idle.popleft().close()
+            connection = self._idle.pop()
+            try:
+                connection.execute("PRAGMA shrink_memory")
+            finally:
+                self._give_back(connection)
 
     def close(self) -> None:
         """Closes the idle connections; one that is lent is closed when it comes back. Blocks."""

@@ -20,12 +20,14 @@ from ambientd.store.readers import Readers
 from ambientd.store.recover import degraded, open_database
 from ambientd.store.search import register
 from ambientd.store.threads import RunSync, run_in_thread
+from ambientd.store.unit import SqliteTransaction
 from ambientd.store.writer import Job, Writer, file_size
 
 BATCH_MAX = 64  # larger commits gain nothing and keep the first of them waiting
 QUEUE_MAX = 1024  # about a quarter of a second of work; more waiting than that is overload
 CHECKPOINT_DELAY = 0.25  # seconds after the first commit that was not yet copied
 CHECKPOINT_RETRY = 5.0  # seconds, while a reader keeps part of the log
+REST_AFTER = 5.0  # seconds without a read or a write, until what only speed needs is given back
 REOPEN_FIRST = 0.5  # seconds until the first new attempt to open, doubled up to the last
 REOPEN_LAST = 8.0
 
@@ -57,14 +59,20 @@ class SqliteStore:
         ballast: int = 1024 * 1024,
         migrations: Path | None = None,
         run_sync: RunSync = run_in_thread,
+        rested: Callable[[], object] = lambda: None,
     ) -> None:
-        """`busy_timeout` is in seconds, `ballast` in bytes; `migrations` is the folder of numbered files."""
+        """`busy_timeout` is in seconds, `ballast` in bytes; `migrations` is the folder of numbered files.
+
+        `rested` is called in a worker thread when the store, after some work, has given memory back.
+        """
         self.path = path
         self._clock = clock
         self._busy_timeout = busy_timeout
         self._ballast = Ballast(path, ballast)
         self._migrations = migrations
         self._run_sync = run_sync
+        self._rested = rested
+        self._rest_at = float("inf")
         self._writer: Writer | None = None
         self._readers: Readers | None = None
         self._queue: deque[Job] = deque()
@@ -110,18 +118,23 @@ class SqliteStore:
 
         Cancelled, also by a deadline: the query is interrupted.
         """
+        return await self._read(work)
+
+    async def snapshot(self, target: str, progress: Progress) -> SnapshotFacts:
+        """See ports.backup.Snapshots: a reader of the pool makes the copy, writers go on."""
+        return await self._read(lambda tx: tx.copy_to(Path(target), progress))
+
+    async def _read(self, work: Callable[[SqliteTransaction], T]) -> T:
         self._need_ready()
         readers = self._readers
         if readers is None:
             raise StoreError("the database is not ready: it is being opened")
-        return await readers.read(work, self._clock.now())
-
-    async def snapshot(self, target: str, progress: Progress) -> SnapshotFacts:
-        """See ports.backup.Snapshots: a reader of the pool makes the copy, writers go on."""
-        self._need_ready()
-        if self._readers is None:
-            raise StoreError("the database is not ready: it is being opened")
-        return await self._readers.read(lambda tx: tx.copy_to(Path(target), progress), self._clock.now())
+        try:
+            return await readers.read(work, self._clock.now())
+        finally:
+            if self._rest_at == float("inf"):
+                self._wake.set()
+            self._rest_at = trio.current_time() + REST_AFTER
 
     def _need_ready(self) -> None:
         if self._closing:
@@ -252,13 +265,16 @@ class SqliteStore:
                 await self._commit(writer)
                 delay = 0.0 if writer.copy_now else CHECKPOINT_DELAY
                 copy_at = min(copy_at, trio.current_time() + delay)
+                self._rest_at = trio.current_time() + REST_AFTER
             elif self._closing:
                 return
             else:
-                with trio.move_on_at(copy_at):
+                with trio.move_on_at(min(copy_at, self._rest_at)):
                     await self._next_wake()
             if trio.current_time() >= copy_at:
                 copy_at = await self._copy(writer)
+            elif trio.current_time() >= self._rest_at:
+                await self._rest(writer)
 
     async def _commit(self, writer: Writer) -> None:
         jobs = [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
@@ -287,6 +303,18 @@ class SqliteStore:
         if self._trouble is None and not self._ballast.present():
             await self._run_sync(self._ballast.ensure)
         return float("inf") if left.complete else trio.current_time() + CHECKPOINT_RETRY
+
+    async def _rest(self, writer: Writer) -> None:
+        """Gives page caches and the readers that only a rush needs back, once after each time of work."""
+        self._rest_at, readers = float("inf"), self._readers
+
+        def give_back() -> None:
+            if readers is not None:
+                readers.rest()
+            writer.rest()
+            self._rested()
+
+        await self._run_sync(give_back)
 
     async def _shut(self, reason: str) -> None:
         """Refuses what waits, closes the readers, then the writer (which must be the last)."""

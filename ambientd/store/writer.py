@@ -135,6 +135,11 @@ class Writer:
         finally:
             self._connection.set_busy_timeout(wait)
 
+    def rest(self) -> None:
+        """Gives the page cache back; never raises."""
+        with suppress(apsw.Error):
+            self._connection.execute("PRAGMA shrink_memory")
+
     def wal_bytes(self) -> int:
         """The size of the write-ahead log."""
         return file_size(self._path.with_name(self._path.name + "-wal"))

@@ -192,14 +192,14 @@ async def test_a_preference_that_cannot_be_names_its_fields(
             assert [detail["field"] for detail in error["details"]] == fields
 
 
-async def test_a_refused_action_leaves_a_record_without_control_characters(
+async def test_a_refused_action_leaves_a_record_that_does_not_repeat_what_named_nothing(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
     async with served(tmp_path) as api:
         body = json.dumps({"sessionId": "gone\n[AUDIT] forged"}).encode()
         assert (await api.ask("POST", "/api/control/kill", body)).status == 404
         kinds = await api.rig.real_store.read(_refusals)
-        assert kinds == [("control.kill.refused", "gone [AUDIT] forged", '{"code":"NOT_FOUND"}')]
+        assert kinds == [("control.kill.refused", "unknown", '{"code":"NOT_FOUND"}')]
 
 
 def _refusals(tx: Any) -> list[tuple[str, str, str]]:

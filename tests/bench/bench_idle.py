@@ -1,26 +1,44 @@
 """What an idle node costs, against a bare trio program in the same run.
 
-    python tests/bench/bench_idle.py [--short]
+    python tests/bench/bench_idle.py [--short] [--plain | --rush]
 
-Both run at the same time for the same window: resident memory, CPU time and voluntary context switches of
+All run at the same time for the same window: resident memory, CPU time and voluntary context switches of
 all threads, the feed's helper apart. Budget (DESIGN 5): daemon <= 42 MiB, with the helper <= 52 MiB,
-CPU <= 0.05 % of a core, <= 2 context switches a second.
+CPU <= 0.05 % of a core, <= 2 context switches a second, with HTTP on TCP and a (fake) gateway that has 100
+sessions. `--plain` leaves both out; `--rush` keeps the node busy first, and looks at it when that is over.
 """
 
 import argparse
+import contextlib
+import copy
+import http.client
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.fakes.gateway.process import FakeGatewayProcess
+
 ROOT = Path(__file__).resolve().parents[2]
 BARE = "import trio; trio.run(trio.sleep_forever)"
-SETTLE_SEC = 20.0  # the first sweep runs after five seconds, idle worker threads end ten later
+SESSIONS = 100  # of the gateway
+SECRET = "bench-7c1f0a93d2e64b58a1c9d7e5f3b2a486"
+RUSH_CLIENTS, RUSH_ROUNDS = 8, 60
+TEXT = "x" * 20_000
+READS = ("/api/v3/ledger?limit=100", "/api/system/status", "/api/v3/analytics/usage")
+SETTLE_SEC = (
+    30.0  # after a rush idle threads end ten seconds after the store has rested, those of a sweep too
+)
 
 
 class Cost(NamedTuple):
@@ -44,8 +62,9 @@ def cost(pid: int) -> Cost:
 
 
 def helper_of(pid: int) -> int | None:
-    """The daemon's only child."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    """The daemon's only child, whichever of its threads started it."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    children = " ".join((task / "children").read_text() for task in tasks).split()
     return int(children[0]) if children else None
 
 
@@ -58,36 +77,112 @@ def wait_ready(log: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.05)
 
 
+class Client(http.client.HTTPConnection):
+    """HTTP over the node's socket."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=30)
+        self._path = path
+
+    def connect(self) -> None:
+        """See the base class."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self._path)
+
+    def ask(self, method: str, path: str, body: str | None = None) -> None:
+        """One request; anything but success ends the bench."""
+        self.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+        answer = self.getresponse()
+        answer.read()
+        if answer.status >= 300:
+            raise SystemExit(f"{method} {path} answered {answer.status}")
+
+
+def rush(path: str) -> None:
+    """Ingests with large events and reads, from several clients at once."""
+    given = json.loads((ROOT / "tests/data/ingest/valid/public_v1_full.json").read_text())["envelope"]
+
+    def work(client: int) -> None:
+        connection, envelope = Client(path), copy.deepcopy(given)
+        for round_ in range(RUSH_ROUNDS):
+            name = f"s-{client}-{round_}"
+            envelope["idempotency_key"] = envelope["payload"]["session"]["sessionId"] = name
+            for event in envelope["payload"]["events"]:
+                event |= {
+                    "sessionId": name,
+                    "eventId": f"{name}:{event['seq']}",
+                    "payload": {"text": "x" * 20_000},
+                }
+            connection.ask("POST", "/api/v3/ingest/session", json.dumps(envelope))
+            for read in READS:
+                connection.ask("GET", read)
+        connection.close()
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(RUSH_CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def start(folder: Path, gateway: FakeGatewayProcess | None) -> subprocess.Popen[bytes]:
+    """A daemon in `folder`, with HTTP on TCP when there is a gateway."""
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(folder)}
+    config = folder / "ambient.toml"
+    config.write_text("# nothing\n")
+    if gateway is not None:
+        config.write_text(f'[gateway]\nurl = "{gateway.url}"\n[http]\nlisten = "127.0.0.1:0"\n')
+        environment |= {"OPENCLAW_AUTH_TOKEN": gateway.token, "HELICARRIER_SECRET": SECRET}
+    command = [sys.executable, "-m", "ambientd", "run", "--state-dir", str(folder / "state")]
+    command += ["--socket", str(folder / "s"), "--config", str(config)]
+    # Byte code first: the run that compiles it is a larger process.
+    subprocess.run([sys.executable, "-m", "compileall", "-q", str(ROOT / "ambientd")], check=True)
+    with (folder / "log").open("wb") as out:
+        return subprocess.Popen(command, env=environment, stderr=out, stdin=subprocess.DEVNULL)
+
+
+def measure(daemon: int, bare: int, window: float) -> tuple[list[Cost], list[Cost]]:
+    """Before and after the window: of the daemon, the bare program and the feed's helper."""
+    helper = helper_of(daemon)
+    pids = [daemon, bare, *([helper] if helper else [])]
+    before = [cost(pid) for pid in pids]
+    time.sleep(window)
+    return before, [cost(pid) for pid in pids]
+
+
 def main() -> int:
     """Prints the figures; a missed budget is told, not failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--short", action="store_true", help="a window of 10 s instead of 120 s")
-    window = 10.0 if parser.parse_args().short else 120.0
+    parser.add_argument("--plain", action="store_true", help="no gateway, no HTTP on TCP")
+    parser.add_argument("--rush", action="store_true", help="after a rush")
+    options = parser.parse_args()
+    window = 10.0 if options.short else 120.0
     folder = Path(tempfile.mkdtemp(prefix="ambient-bench-", dir="/tmp"))
-    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(folder)}
-    log = folder / "log"
-    command = [sys.executable, "-m", "ambientd", "run", "--state-dir", str(folder / "state")]
-    command += ["--socket", str(folder / "s")]
-    # Byte code first: the run that compiles it is a larger process.
-    subprocess.run([sys.executable, "-m", "compileall", "-q", str(ROOT / "ambientd")], check=True)
-    with log.open("wb") as out:
-        daemon = subprocess.Popen(command, env=environment, stderr=out, stdin=subprocess.DEVNULL)
-    bare = subprocess.Popen([sys.executable, "-I", "-c", BARE])
-    try:
-        wait_ready(log, daemon)
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder)
+        gateway = None
+        if not options.plain:
+            gateway = stack.enter_context(FakeGatewayProcess("--sessions", str(SESSIONS)))
+        daemon = start(folder, gateway)
+        stack.callback(end, daemon)
+        bare = subprocess.Popen([sys.executable, "-I", "-c", BARE])
+        stack.callback(end, bare)
+        wait_ready(folder / "log", daemon)
+        if options.rush:
+            rush(str(folder / "s"))
         time.sleep(SETTLE_SEC)
-        helper = helper_of(daemon.pid)
-        pids = [daemon.pid, bare.pid, *([helper] if helper else [])]
-        before = [cost(pid) for pid in pids]
-        time.sleep(window)
-        after = [cost(pid) for pid in pids]
-    finally:
-        for process in (daemon, bare):
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
-        shutil.rmtree(folder)
+        before, after = measure(daemon.pid, bare.pid, window)
+        if gateway is not None and not gateway.do("counts")["open_now"]:
+            raise SystemExit(f"the node is not connected to the gateway:\n{(folder / 'log').read_text()}")
     report(before, after, window)
     return 0
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """Asks a process to end and waits."""
+    process.send_signal(signal.SIGTERM)
+    process.wait(30)
 
 
 def report(before: list[Cost], after: list[Cost], window: float) -> None:

@@ -10,6 +10,7 @@ groups of 64, in alternating slices of one run. First pages are asked of every s
 """
 
 import argparse
+import os
 import random
 import shutil
 import sys
@@ -106,6 +107,7 @@ def rate(source: Path, small: Path, folder: Path, groups: int) -> None:
         "ours": Ours(ours_folder),
         "ours, small": Ours(small_folder),
     }
+    os.sync()
     sizes = {name: side.path.stat().st_size for name, side in sides.items()}
     first = sides["ours, small"].connection.execute("SELECT count(*) FROM session_ledger").get
     random_source = random.Random(7)
@@ -227,6 +229,7 @@ async def retention(source: Path, folder: Path, limit: float) -> None:
     """Ingest alone, then beside the removal of half of everything, for a while."""
     path = folder / DATABASE
     shutil.copy(source, path)
+    os.sync()  # gigabytes on their way to the disk would be waited for by the first commits
     store = SqliteStore(path, clock=SystemClock())
     new = Samples(seed=99, total=1_000_000, until=midnight(None), days=1)
     waits: list[float] = []

@@ -165,3 +165,13 @@ def test_any_object_gives_a_frame_or_an_error(frame: Any) -> None:
         decode_frame(json.dumps(frame))
     except RemoteProtocolError:
         return
+
+
+@given(st.lists(st.sampled_from(["\\", "u", "d83d", "\ud83d", "\ude00", '"', "\n", "a"]), max_size=8))
+def test_a_text_that_was_cut_inside_a_character_is_read_with_a_mark_in_its_place(parts: list[str]) -> None:
+    title = "".join(parts)
+    text = json.dumps({"type": "res", "id": "1", "ok": True, "payload": {"title": title, "next": 1}})
+    frame = decode_frame(text)
+    assert isinstance(frame, Response)
+    whole = title.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    assert decode_payload(frame.payload) == {"title": whole, "next": 1}

@@ -111,7 +111,9 @@ def test_the_recorded_hello_is_understood() -> None:
 async def test_the_older_versions_hello_is_understood() -> None:
     gateway = FakeGateway(protocol=3)
     auth = {"role": "operator", "scopes": ["operator.read"]}
-    payload = gateway.dialect.hello(gateway.world, auth=auth, boot_id="b", conn_id="c", tick_ms=30_000)
+    payload = gateway.dialect.hello(
+        gateway.world, auth=auth, boot_id="b", conn_id="c", tick_ms=30_000, uptime_ms=5
+    )
     hello = parse_hello(payload)
     assert (hello.protocol, hello.version, hello.boot_id) == (3, "2026.5.7", None)
     assert hello.lacks(NEEDED_SCOPES) == ("operator.write",)

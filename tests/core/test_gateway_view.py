@@ -5,11 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ambientd.core.gateway_ledger import parse_audit
 from ambientd.core.gateway_view.kills import KILLS_MAX, KillLog
-from ambientd.core.gateway_view.rows import SessionRow, parse_agents, parse_health, parse_page, parse_row
+from ambientd.core.gateway_view.rows import (
+    AGENTS_MAX,
+    SessionRow,
+    parse_agents,
+    parse_health,
+    parse_page,
+    parse_row,
+)
 from ambientd.core.gateway_view.status import SETTLING_MS, WINDOW_MS, judge, judge_agent
 from ambientd.core.gateway_view.sweep import OVERLAP_MS, PAGE_ROWS, Sweep
-from ambientd.core.gateway_view.view import ENDED_PER_AGENT, GatewayView
+from ambientd.core.gateway_view.view import ENDED_PER_AGENT, SESSIONS_MAX, GatewayView
 from ambientd.wire.enums import AgentStatus
 from tests.gatewaykit import play, words
 
@@ -289,6 +297,8 @@ NAMES = (
     "state",
     "stream",
     "data",
+    "phase",
+    "reason",
 )
 
 
@@ -300,8 +310,9 @@ def test_nothing_that_a_gateway_says_breaks_the_view(raw: dict[str, Any], name: 
     view = GatewayView()
     for put in (parse_page, parse_agents, parse_health, parse_row):
         put(raw)
-    view.hear(name, raw | {"key": "agent:a:x", "sessionKey": "agent:a:x", "sessionId": "s"}, NOW)
-    view.hear(name, raw, NOW)
+    named = raw | {"key": "agent:a:x", "sessionKey": "agent:a:x", "sessionId": "s"}
+    for payload in (named, named | {"status": "running", "updatedAt": NOW}, named, raw):
+        view.hear(name, payload, NOW)
     assert view.verdict("a", NOW).status in AgentStatus
 
 
@@ -438,3 +449,78 @@ def test_without_offsets_every_agent_is_asked_for_its_newest() -> None:
         {"limit": 100, "agentId": "tony"},
     ]
     assert not sweep.is_complete
+
+
+def test_figures_that_no_ledger_could_add_up_are_not_known() -> None:
+    found = row(
+        totalTokensFresh=True, inputTokens=10**12 + 1, outputTokens=10**12, estimatedCostUsd=10**6 + 1
+    )
+    assert (found.input_tokens, found.output_tokens, found.cost_usd) == (None, 10**12, None)
+
+
+def test_no_time_is_the_year_1970() -> None:
+    found = row(startedAt=0, endedAt=0, lastInteractionAt=0, createdAt=0)
+    assert (found.started_ms, found.ended_ms, found.interaction_ms, found.created_ms) == (None,) * 4
+
+
+def test_a_gateway_that_invents_sessions_does_not_fill_the_memory() -> None:
+    view = GatewayView()
+    for number in range(SESSIONS_MAX + 500):
+        view.put(row(f"s{number}", agentId=f"a{number}", hasActiveRun=True), NOW, listed=False)
+    assert (len(view), len(view.agents)) == (SESSIONS_MAX, SESSIONS_MAX)
+    assert view.by_id("s499") is None
+    assert view.by_id("s500") is not None
+
+
+def test_only_so_many_agents_are_shown() -> None:
+    agents = parse_agents({"agents": [{"id": f"a{number}"} for number in range(AGENTS_MAX + 1)]})
+    assert agents is not None
+    assert len(agents) == AGENTS_MAX
+
+
+def test_a_session_is_found_by_its_whole_id_wherever_it_moved() -> None:
+    view = GatewayView()
+    view.put(row("s1", key="agent:tony:a", updatedAt=NOW - 10), NOW, listed=False)
+    view.put(row("s1", key="agent:tony:b"), NOW, listed=False)
+    found = view.by_id("s1")
+    assert found is not None
+    assert found.key == "agent:tony:b"
+    view.put(row("s2", key="agent:tony:b", updatedAt=NOW + 1), NOW, listed=False)
+    found = view.by_id("s1")
+    assert found is not None
+    assert found.key == "agent:tony:a"
+    view.forget("agent:tony:a")
+    assert view.by_id("s1") is None
+    assert view.by_id("s") is None
+
+
+def nested(depth: int) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for _ in range(depth):
+        found = {"message": found}
+    return found
+
+
+def test_an_error_as_deep_as_a_decoder_allows_is_an_error_all_the_same() -> None:
+    assert row(status="failed", lastRunError=nested(980)).error == "unknown error"
+    assert row(lastRunError={"error": {"message": "no such model"}}).error == "no such model"
+
+
+def test_an_audit_entry_with_a_deep_status_is_no_report() -> None:
+    status: list[Any] = []
+    for _ in range(2_000):
+        status = [status]
+    said = {"action": "agent.run.finished", "sessionId": "s", "agentId": "a", "runId": "r", "occurredAt": NOW}
+    page = parse_audit({"events": [said | {"sequence": 1, "kind": "agent_run", "status": status}]})
+    assert page is not None
+    assert [event.report for event in page.events] == [None]
+
+
+def test_a_gateway_that_was_killed_may_know_less_than_it_told() -> None:
+    view = GatewayView()
+    view.put(row(status="running", hasActiveRun=True, updatedAt=NOW), NOW, listed=False)
+    before = row(status=None, hasActiveRun=False, updatedAt=NOW - 500)
+    assert not view.put_listed(before, NOW + 1_000), "a list that was overtaken by an event"
+    view.forget_runs()
+    assert view.put_listed(before, NOW + 1_000)
+    assert view.verdict("tony", NOW + 1_000).status is AgentStatus.IDLE

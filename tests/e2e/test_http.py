@@ -339,7 +339,7 @@ def test_a_secret_that_protects_nothing_stops_the_start_before_any_socket_is_ope
 def test_without_a_secret_http_is_off_and_the_node_works(
     new_node: MakeNode, environment: dict[str, str]
 ) -> None:
-    node = new_node({}, environment=environment)
+    node = new_node({"gateway": {"enabled": False}}, environment=environment)
     document = node.status()
     assert document["http"]["enabled"] is False
     assert "HELICARRIER_SECRET" in document["http"]["reason"]

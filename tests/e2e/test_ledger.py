@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from ambientd.wire.routes import STATUS_STREAM
 from tests.api.kit import fits
 from tests.e2e.harness import Node
 from tests.e2e.sessionkit import row, spawn, wait_status
@@ -277,6 +278,8 @@ def test_every_refusal_of_every_route_has_the_one_shape(new_node: MakeNode) -> N
             (None, None, ""),
         ):
             asked = "PUT" if body is None and method != "GET" else method
+            if path == STATUS_STREAM and asked == "GET" and not query:
+                continue  # never refused, and without an end
             headers = {} if kind is None else {"Content-Type": kind}
             answer = node.request(asked, path + query, body, headers=headers)
             if answer.status < 400:

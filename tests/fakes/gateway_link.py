@@ -24,6 +24,8 @@ from ambientd.ports.gateway import (
 )
 
 URL = "ws://127.0.0.1:18789"
+# What real gateways leave out of a row that is asked for alone.
+NOT_DESCRIBED = ("hasActiveRun", "activeRunIds", "hasActiveSubagentRun")
 _BEFORE = datetime(2026, 11, 20, 11, 0, tzinfo=UTC)
 
 Answer = Callable[[Mapping[str, Any]], Any]
@@ -153,7 +155,8 @@ class FakeGatewayLink:
         return None
 
     def _sessions_describe(self, params: dict[str, Any]) -> Any:
-        return {"session": self.rows.get(params["key"])}
+        row = self.rows.get(params["key"])
+        return {"session": None if row is None else {k: v for k, v in row.items() if k not in NOT_DESCRIBED}}
 
     def _sessions_resolve(self, params: dict[str, Any]) -> Any:
         for row in self.rows.values():

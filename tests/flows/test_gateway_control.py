@@ -422,6 +422,14 @@ async def test_a_spawn_that_cannot_be_is_refused_before_the_gateway_is_asked_to_
         assert "sessions.create" not in rig.link.count()
 
 
+async def test_while_the_gateways_agents_are_not_listed_yet_none_is_called_unknown(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with rigged(tmp_path) as rig:
+        rig.view.set_agents([])
+        assert code(await rig.spawn("tony", "hi")) == "GATEWAY_UNAVAILABLE"
+
+
 async def test_a_gateway_that_does_not_start_what_it_made_is_an_error(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
@@ -503,6 +511,7 @@ async def test_with_the_admin_scope_and_the_operators_leave_the_agent_itself_is_
         assert isinstance(answer, ModelAnswer)
         assert answer.applied == ["spawns", "agent"]
         assert updated == [{"agentId": "tony", "model": "mock/mock-slow"}]
+        assert [entry.model for entry in rig.view.agents if entry.id == "tony"] == ["mock/mock-slow"]
 
 
 async def test_an_older_gateway_that_lets_only_admins_patch_keeps_the_preference_with_us(

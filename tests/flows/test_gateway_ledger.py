@@ -446,6 +446,44 @@ async def test_a_run_that_a_gateways_restart_ended_fails_truthfully_and_the_resu
         assert new.started_at > old.started_at
 
 
+async def test_an_older_gateway_calls_a_run_that_its_end_cut_off_failed_and_says_no_more(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with rigged(tmp_path) as rig:
+        rig.link.up(protocol=3, boot_id=None)
+        await rig.ledger.connected(restarted=False)
+        rig.row(status="running", hasActiveRun=True, startedAt=rig.now_ms)
+        await rig.ledger.take_rows()
+        rig.clock.step(30)
+        rig.link.up(restarted=True, protocol=3, boot_id=None)
+        await rig.ledger.connected(restarted=True)
+        rig.clock.step(5)
+        rig.row(status="failed", hasActiveRun=False, abortedLastRun=True, endedAt=rig.now_ms)
+        await rig.ledger.take_rows()
+        (row,) = await rig.rows()
+        assert (row.status.value, row.error_code) == ("failed", "gateway_restart")
+
+
+async def test_a_row_left_running_by_a_process_that_is_gone_is_not_believed_for_long(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with rigged(tmp_path) as rig:
+        rig.link.up(protocol=3, boot_id=None)
+        await rig.ledger.connected(restarted=False)
+        rig.row(status="running", hasActiveRun=True, startedAt=rig.now_ms)
+        await rig.ledger.take_rows()
+        rig.clock.step(30)
+        rig.link.up(restarted=True, protocol=3, boot_id=None)
+        await rig.ledger.connected(restarted=True)
+        rig.row(status="running", hasActiveRun=False, updatedAt=rig.now_ms - 30_000)
+        rig.clock.step(10)
+        assert await rig.ledger.settle() == 0
+        rig.clock.step(6)
+        assert await rig.ledger.settle() == 1
+        (row,) = await rig.rows()
+        assert (row.status.value, row.error_code) == ("failed", "gateway_restart")
+
+
 async def test_a_run_of_which_nothing_is_told_any_more_is_lost_after_a_while(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:

@@ -153,7 +153,7 @@ async def test_hashing_ends_when_nobody_waits_for_it(tmp_path: Path) -> None:
     with scope:
         await place.hold(path, cancel)
     assert scope.cancelled_caught
-    assert seen == [1024 * 1024]
+    assert seen == [256 * 1024]
 
 
 def test_a_file_that_is_there_is_not_replaced_unless_told(tmp_path: Path) -> None:

@@ -243,6 +243,22 @@ async def test_the_older_version_has_no_boot_id_and_its_announced_end_counts(
         assert [one.restarted for one in rig.heard if isinstance(one, LinkUp)] == [False, False, True]
 
 
+async def test_an_older_gateway_that_was_killed_is_known_by_the_age_of_its_process(
+    autojump_clock: MockClock,
+) -> None:
+    async with linked(FakeGateway(protocol=3)) as rig:
+        await trio.sleep(300)
+        rig.gateway.drop(1006)
+        await rig.wait_phase(WAITING)
+        await rig.wait_phase(READY)
+        await trio.sleep(60)
+        await rig.gateway.stop()
+        await rig.wait_phase(WAITING)
+        await rig.gateway.start()
+        await rig.wait_phase(READY)
+        assert [one.restarted for one in rig.heard if isinstance(one, LinkUp)] == [False, False, True]
+
+
 async def test_a_gateway_that_drains_is_connected_and_answers_nothing(autojump_clock: MockClock) -> None:
     async with linked() as rig:
         rig.gateway.draining = True

@@ -418,12 +418,65 @@ async def test_the_log_is_copied_after_writes_and_nothing_ticks_while_idle(
         calls.clear()
         began = trio.current_time()
         await trio.sleep(86_400)
-        assert [round(at - began, 2) for at in calls] == [sqlite_module.CHECKPOINT_DELAY]
+        assert [round(at - began, 2) for at in calls] == [
+            sqlite_module.CHECKPOINT_DELAY,
+            sqlite_module.REST_AFTER,
+        ]
         copied = apsw.Connection(
             f"file:{path}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
         )
         assert copied.execute("SELECT count(*) FROM session_ledger").get == 1
         copied.close()
+
+
+def connections(path: Path) -> int:
+    """How many connections this process has to a database. (Descriptors are no evidence: SQLite keeps those
+    of closed connections while others hold locks on the file.)"""
+    return sum(connection.filename == str(path) for connection in apsw.connections())
+
+
+async def test_after_a_time_of_work_memory_is_given_back_once(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    rests: list[float] = []
+
+    async with opened(
+        tmp_path / "ambient.db",
+        clock=TrioWallClock(),
+        run_sync=run_inline,
+        rested=lambda: rests.append(trio.current_time()),
+    ) as store:
+        for pause in (1, 86_400, 3, 3, 86_400):  # a time of work is one, however long it lasts
+            await store.read(count)
+            last = trio.current_time()
+            await trio.sleep(pause)
+            assert (rests[-1:] == [last + sqlite_module.REST_AFTER]) is (pause == 86_400)
+        await store.write(add("s1"))
+        await trio.sleep(86_400)
+        assert len(rests) == 3
+        assert await store.read(count) == 1
+
+
+async def test_readers_that_only_a_rush_needs_are_closed_when_it_is_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_module, "REST_AFTER", 0.2)
+    path, rested = tmp_path / "ambient.db", threading.Event()
+    async with opened(path, rested=rested.set) as store:
+        alone, together = connections(path), threading.Barrier(3)
+
+        def meet(tx: Transaction) -> int:
+            together.wait(10)
+            return tx.ledger.count()
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(store.read, meet)
+        assert connections(path) == alone + 3
+        with trio.fail_after(10):
+            await trio.to_thread.run_sync(rested.wait)
+        assert connections(path) == alone + 1
+        assert await store.read(count) == 0
 
 
 async def test_a_reader_in_the_way_delays_the_copy_and_no_more(

@@ -3,6 +3,7 @@
 Payloads stay bytes until somebody wants them: most events are dropped by their name alone.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -91,6 +92,15 @@ _ENVELOPES = msgspec.json.Decoder(_Envelope)
 _ERRORS = msgspec.json.Decoder(_Error)
 _ANY = msgspec.json.Decoder()
 _REFUSALS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+# A gateway that cuts a text in the middle of an emoji writes half a pair, which is no character: msgspec
+# refuses the frame for it, and every list with that title in it.
+_HALF = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])"
+    rb"|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+# A page of a hundred rows has half of a MiB; looking through a much larger frame would hold everything up.
+_MENDED_MAX = 4 * 1024 * 1024
+_UNKNOWN_CHARACTER = rb"\\ufffd"
 
 
 def decode_frame(data: str | bytes) -> Frame:
@@ -98,7 +108,7 @@ def decode_frame(data: str | bytes) -> Frame:
     if len(data) > MAX_FRAME:
         raise RemoteProtocolError(f"a frame is larger than {MAX_FRAME // 1024 // 1024} MiB")
     try:
-        envelope = _ENVELOPES.decode(data)
+        envelope = _decode_envelope(data)
     except _REFUSALS as refusal:
         raise RemoteProtocolError(f"a frame is not what it should be ({type(refusal).__name__})") from None
     match envelope:
@@ -111,6 +121,23 @@ def decode_frame(data: str | bytes) -> Frame:
         case _Envelope(type="res" | "event"):
             raise RemoteProtocolError(f"a frame of kind {envelope.type} lacks a field")
     return Unknown(clean(envelope.type, LONGEST_CODE))
+
+
+def _decode_envelope(data: str | bytes) -> _Envelope:
+    """Halves of characters become U+FFFD; looked for only where decoding failed."""
+    try:
+        return _ENVELOPES.decode(data)
+    except msgspec.ValidationError:
+        raise
+    except msgspec.DecodeError:
+        if len(data) > _MENDED_MAX:
+            raise
+        raw = data.encode("utf-8", "replace") if isinstance(data, str) else data
+        # Without escaped backslashes every backslash begins an escape.
+        mended, halves = _HALF.subn(_UNKNOWN_CHARACTER, raw.replace(rb"\\", rb"\u005c"))
+        if not halves:
+            raise
+    return _ENVELOPES.decode(mended)
 
 
 def decode_payload(raw: msgspec.Raw) -> Any:

@@ -49,7 +49,7 @@ class Client(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Hello(msgspec.Struct, frozen=True, kw_only=True):
-    """What matters of hello-ok. `tick` is in seconds."""
+    """What matters of hello-ok. `tick` and `uptime` are in seconds; the process may outlive a restart."""
 
     protocol: int
     version: str | None
@@ -59,6 +59,7 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
     tick: float
     max_payload: int
     device_token: str | None = msgspec.field(default=None)
+    uptime: float | None = None
 
     def lacks(self, needed: Sequence[str]) -> tuple[str, ...]:
         """Scopes that were not granted."""
@@ -131,9 +132,8 @@ def parse_hello(payload: Any) -> Hello:
         raise RemoteProtocolError("the answer to connect is no hello-ok")
     protocol = payload.get("protocol")
     if type(protocol) is not int or not OLDEST_PROTOCOL <= protocol <= NEWEST_PROTOCOL:
-        raise RemoteProtocolError(
-            f"the gateway chose protocol {clean(str(protocol), 16)}, which was not offered"
-        )
+        chosen = str(protocol) if type(protocol) is int else "nothing that is a number"
+        raise RemoteProtocolError(f"the gateway chose protocol {clean(chosen, 32)}, which was not offered")
     server, auth = _table(payload, "server"), _table(payload, "auth")
     policy, features = _table(payload, "policy"), _table(payload, "features")
     token = auth.get("deviceToken")
@@ -141,6 +141,7 @@ def parse_hello(payload: Any) -> Hello:
         protocol=protocol,
         version=clean(server.get("version"), LONGEST_CODE) or None,
         boot_id=clean(server.get("bootId"), LONGEST_CODE) or None,
+        uptime=_uptime(_table(payload, "snapshot").get("uptimeMs")),
         scopes=_names(auth.get("scopes"), 64),
         features=frozenset(_names(features.get("methods"), MOST_FEATURES)),
         tick=_tick(policy.get("tickIntervalMs")),
@@ -163,6 +164,10 @@ def _names(value: object, most: int) -> tuple[str, ...]:
 def _tick(ms: object) -> float:
     seconds = _positive(ms, int(DEFAULT_TICK * 1000)) / 1000
     return min(max(seconds, _SHORTEST_TICK), _LONGEST_TICK)
+
+
+def _uptime(ms: object) -> float | None:
+    return ms / 1000 if isinstance(ms, int) and not isinstance(ms, bool) and ms >= 0 else None
 
 
 def _positive(value: object, default: int) -> int:

@@ -9,10 +9,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from ambientd.core.contracts.checks import COST_MAX_USD, COUNT_MAX
+
 ID_MAX = 512
+# How this node names itself to gateways; the node's own name follows.
+OWN_NAME = "ambientd on"
 NAME_MAX = 200
 ERROR_MAX = 500
-# A number past this is no instant, count or sum that a gateway could mean.
+ERROR_DEPTH = 4  # objects in objects; further in nobody looks for words
+# Every status names every agent: ten times as many would hold the loop for a third of a second each time.
+AGENTS_MAX = 1_000
+# A number past this is no instant or sum that a gateway could mean.
 _WHOLE_MAX = 2**53
 
 
@@ -101,7 +108,7 @@ def parse_row(raw: object, run_id: str | None = None) -> SessionRow | None:
     if key is None or session_id is None:
         return None
     updated = whole_of(raw.get("updatedAt")) or 0
-    times = (updated, whole_of(raw.get("lastInteractionAt")), whole_of(raw.get("endedAt")))
+    times = (updated, _instant_of(raw.get("lastInteractionAt")), _instant_of(raw.get("endedAt")))
     fresh = raw.get("totalTokensFresh") is True
     active = raw.get("hasActiveRun")
     return SessionRow(
@@ -114,19 +121,31 @@ def parse_row(raw: object, run_id: str | None = None) -> SessionRow | None:
         run_id=_run_of(raw, run_id),
         error=error_of(raw.get("lastRunError")) or error_of(raw.get("error")),
         aborted=raw.get("abortedLastRun") is True,
-        started_ms=whole_of(raw.get("startedAt")),
-        ended_ms=whole_of(raw.get("endedAt")),
+        started_ms=_instant_of(raw.get("startedAt")),
+        ended_ms=_instant_of(raw.get("endedAt")),
         updated_ms=updated,
         activity_ms=max((at for at in times if at is not None), default=0),
-        interaction_ms=whole_of(raw.get("lastInteractionAt")),
-        created_ms=whole_of(raw.get("createdAt")),
+        interaction_ms=_instant_of(raw.get("lastInteractionAt")),
+        created_ms=_instant_of(raw.get("createdAt")),
         model=_model_of(raw),
-        title=text_of(raw.get("label"), NAME_MAX) or text_of(raw.get("displayName"), NAME_MAX),
+        title=_title_of(raw),
         parent_key=text_of(raw.get("parentSessionKey")) or text_of(raw.get("spawnedBy")),
-        input_tokens=whole_of(raw.get("inputTokens")) if fresh else None,
-        output_tokens=whole_of(raw.get("outputTokens")) if fresh else None,
+        input_tokens=_count_of(raw.get("inputTokens")) if fresh else None,
+        output_tokens=_count_of(raw.get("outputTokens")) if fresh else None,
         cost_usd=_cost_of(raw.get("estimatedCostUsd")) if fresh else None,
     )
+
+
+def _instant_of(value: object) -> int | None:
+    """0 is how programs say that there was none."""
+    return whole_of(value) or None
+
+
+def _title_of(raw: Mapping[Any, Any]) -> str | None:
+    label, name = text_of(raw.get("label"), NAME_MAX), text_of(raw.get("displayName"), NAME_MAX)
+    if label is None and name is not None and name.startswith(f"{OWN_NAME} "):
+        return None  # older gateways call a session by the client that began it
+    return label or name
 
 
 def _word(value: object) -> str:
@@ -142,11 +161,11 @@ def _run_of(raw: Mapping[Any, Any], named: str | None) -> str | None:
     return named if raw.get("hasActiveRun") is True else last or named
 
 
-def error_of(value: object) -> str | None:
+def error_of(value: object, depth: int = ERROR_DEPTH) -> str | None:
     """The words of an error, told as a text or as an object; None when there is none."""
     if isinstance(value, Mapping):
-        for name in ("message", "error", "code", "reason"):
-            found = error_of(value.get(name))
+        for name in ("message", "error", "code", "reason") if depth else ():
+            found = error_of(value.get(name), depth - 1)
             if found is not None:
                 return found
         return "unknown error" if value else None
@@ -163,10 +182,16 @@ def _model_of(raw: Mapping[Any, Any]) -> str | None:
     return None
 
 
+def _count_of(value: object) -> int | None:
+    """Within what may be posted to the ledger too: sums of larger ones would not fit the store."""
+    count = whole_of(value)
+    return count if count is not None and count <= COUNT_MAX else None
+
+
 def _cost_of(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return float(value) if 0 <= value < 1e12 else None
+    return float(value) if 0 <= value <= COST_MAX_USD else None
 
 
 def parse_page(payload: object) -> Page | None:
@@ -186,11 +211,13 @@ def parse_page(payload: object) -> Page | None:
 
 
 def parse_agents(payload: object) -> list[AgentEntry] | None:
-    """The answer of `agents.list`, in its order, every id once."""
+    """The answer of `agents.list`, in its order, every id once; the first AGENTS_MAX."""
     if not isinstance(payload, Mapping) or not isinstance(payload.get("agents"), list):
         return None
     found: dict[str, AgentEntry] = {}
     for raw in payload["agents"]:
+        if len(found) == AGENTS_MAX:
+            break
         agent_id = text_of(raw.get("id")) if isinstance(raw, Mapping) else None
         if agent_id is not None:
             model = raw.get("model")

@@ -22,8 +22,10 @@ from ambientd.core.gateway_view.rows import (
     whole_of,
 )
 from ambientd.core.gateway_view.status import (
+    DONE_WORDS,
     FAILED_WORDS,
     RUNNING_WORDS,
+    SETTLING_MS,
     WINDOW_MS,
     AgentVerdict,
     is_active,
@@ -31,11 +33,14 @@ from ambientd.core.gateway_view.status import (
     judge_agent,
 )
 
+# Twice what a large gateway has under way; one that invents sessions pushes out those known longest.
+SESSIONS_MAX = 10_000
 # Ended sessions of one agent beyond this speak for nobody: the newest ones decide.
 ENDED_PER_AGENT = 50
 # A list that contradicts a newer event is believed when the event is this old: then it was not a lag.
 LAG_MS = 30_000
 ACTIVE_LAG_MS = 6_000
+TOKENS_LAG_MS = 12_000
 NAMED_RUNS_MAX = 500
 UNSETTLED_MAX = 100
 DIRTY_MAX = 2_000
@@ -67,6 +72,7 @@ class GatewayView:
         self.last_heartbeat_ms: int | None = None
         self._agents: dict[str, AgentEntry] | None = None
         self._sessions: dict[str, SessionRow] = {}
+        self._keys: dict[str, dict[str, None]] = {}  # session id -> keys, nearly always one
         self._heard_ms: dict[str, int] = {}
         self._by_agent: dict[str, dict[str, None]] = {}
         self._verdicts: dict[str, tuple[int, int, AgentVerdict]] = {}
@@ -90,7 +96,9 @@ class GatewayView:
 
     def agent(self, agent_id: str) -> AgentEntry | None:
         """One agent by its whole id."""
-        return next((entry for entry in self.agents if entry.id == agent_id), None)
+        if self._agents is not None:
+            return self._agents.get(agent_id)
+        return AgentEntry(id=agent_id, name=agent_id) if agent_id and agent_id in self._by_agent else None
 
     def __len__(self) -> int:
         """How many sessions are kept."""
@@ -99,6 +107,11 @@ class GatewayView:
     def by_key(self, key: str) -> SessionRow | None:
         """A session by its key."""
         return self._sessions.get(key)
+
+    def by_id(self, session_id: str) -> SessionRow | None:
+        """A session by its whole id; the newest, should two keys bear it."""
+        rows = [self._sessions[key] for key in self._keys.get(session_id, ())]
+        return max(rows, key=lambda row: row.activity_ms, default=None)
 
     def find(self, fragment: str) -> list[SessionRow]:
         """Sessions whose id equals, starts with or ends with a text, the newest first."""
@@ -140,6 +153,12 @@ class GatewayView:
         self._agents = new
         return changed
 
+    def set_model(self, agent_id: str, model: str) -> None:
+        """An agent's own model as this node has just set it; older gateways tell nobody."""
+        entry = (self._agents or {}).get(agent_id)
+        if entry is not None and self._agents is not None:
+            self._agents[agent_id] = msgspec.structs.replace(entry, model=model)
+
     def set_health(self, payload: object) -> bool:
         """The answer or event `health`."""
         before, self.health = self.health, parse_health(payload)
@@ -172,18 +191,31 @@ class GatewayView:
         if old is not None and old.session_id == row.session_id and self._is_late(old, row, now_ms):
             return False
         self._heard_ms[row.key] = now_ms
-        settled = is_settled(row)
+        settled = is_settled(row) and not self._lacks_tokens(row, now_ms)
         row = self._completed(self._without_lag(row, old, now_ms), old, listed=listed)
         if row == old:
+            if not settled and self.gateway_ms(now_ms) - row.updated_ms <= SETTLING_MS:
+                self._note_unsettled(row.key)
             return False
+        if old is None and len(self._sessions) >= SESSIONS_MAX:
+            self.forget(next(iter(self._sessions)))
+        elif old is not None:
+            self._unfile(old)
         self._sessions[row.key] = row
-        if old is not None and old.agent_id != row.agent_id:
-            self._by_agent.get(old.agent_id, {}).pop(row.key, None)
-            self._verdicts.pop(old.agent_id, None)
+        self._keys.setdefault(row.session_id, {})[row.key] = None
         self._by_agent.setdefault(row.agent_id, {})[row.key] = None
         self._verdicts.pop(row.agent_id, None)
         self._note(row, old, settled=settled)
         return True
+
+    def _unfile(self, row: SessionRow) -> None:
+        """Takes a row out of what is found by its agent and by its id."""
+        for table, name in ((self._by_agent, row.agent_id), (self._keys, row.session_id)):
+            keys = table.get(name, {})
+            keys.pop(row.key, None)
+            if not keys:
+                table.pop(name, None)
+        self._verdicts.pop(row.agent_id, None)
 
     def put_listed(self, row: SessionRow, now_ms: int) -> bool:
         """A row of a list. One that ended long ago is only kept when its agent has none that is newer."""
@@ -193,6 +225,19 @@ class GatewayView:
                 self._backlog.append(row)
             if row.key not in self._sessions and self._has_newer(row):
                 return False
+        return self.put(row, now_ms, listed=True)
+
+    def _lacks_tokens(self, row: SessionRow, now_ms: int) -> bool:
+        """Older gateways put a run's tokens into its row some seconds after they told its end."""
+        ended = row.ended_ms if row.status in DONE_WORDS and row.output_tokens is None else None
+        return ended is not None and self.gateway_ms(now_ms) - ended <= TOKENS_LAG_MS
+
+    def put_described(self, row: SessionRow, now_ms: int) -> bool:
+        """A row that was asked for alone. Real gateways leave out there whether a run is active."""
+        if row.active is None:
+            old = self._sessions.get(row.key)
+            known = None if old is None or old.session_id != row.session_id else old.active
+            row = msgspec.structs.replace(row, active=known if row.status in RUNNING_WORDS else False)
         return self.put(row, now_ms, listed=True)
 
     def _has_newer(self, row: SessionRow) -> bool:
@@ -238,17 +283,25 @@ class GatewayView:
             self._runs.pop(row.key, None)
         if settled:
             self._unsettled.pop(row.key, None)
-        elif len(self._unsettled) < UNSETTLED_MAX:
-            self._unsettled[row.key] = None
+        else:
+            self._note_unsettled(row.key)
         if old is None or _marks(old) != _marks(row):
             self._dirty.pop(row.key, None)
             self._dirty[row.key] = row
             if len(self._dirty) > DIRTY_MAX:
                 del self._dirty[next(iter(self._dirty))]
 
+    def _note_unsettled(self, key: str) -> None:
+        if len(self._unsettled) < UNSETTLED_MAX:
+            self._unsettled[key] = None
+
     def forget_runs(self) -> None:
-        """After a restart of the gateway: what runs now under which name is to be heard anew."""
+        """After a restart of the gateway: what runs now under which name is to be heard anew.
+
+        Its lists are believed though they may be older than its last events: not all of it was written down.
+        """
         self._runs.clear()
+        self._heard_ms.clear()
         for key, row in self._sessions.items():
             if row.run_id is not None and is_active(row):
                 self._sessions[key] = msgspec.structs.replace(row, run_id=None)
@@ -261,8 +314,7 @@ class GatewayView:
         self._unsettled.pop(key, None)
         if row is None:
             return False
-        self._by_agent.get(row.agent_id, {}).pop(key, None)
-        self._verdicts.pop(row.agent_id, None)
+        self._unfile(row)
         return True
 
     def hear(self, name: str, payload: object, now_ms: int) -> Heard:
@@ -282,7 +334,11 @@ class GatewayView:
     def _hear_change(self, payload: object, now_ms: int) -> Heard:
         if not isinstance(payload, Mapping) or text_of(payload.get("sessionKey")) is None:
             return Heard(again=True)
-        key, phase, run_id = payload["sessionKey"], payload.get("phase"), text_of(payload.get("runId"))
+        key, phase, run_id = (
+            payload["sessionKey"],
+            text_of(payload.get("phase")),
+            text_of(payload.get("runId")),
+        )
         if payload.get("reason") in ("delete", "deleted", "reset"):
             return Heard(changed=self.forget(key), again=True)
         if run_id is not None and phase == "start":
@@ -359,8 +415,6 @@ class GatewayView:
         gone = [row.key for row in ended if row.key not in kept]
         for key in gone:
             self.forget(key)
-        if not rows and self.agent(agent_id) is None:
-            self._by_agent.pop(agent_id, None)
         return len(gone)
 
     @property

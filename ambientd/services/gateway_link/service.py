@@ -71,6 +71,7 @@ HANDSHAKE_SEC = 15.0
 SEND_SEC = 10.0
 PROBE_WHILE_DRAINING_SEC = 5.0
 CALL_SEC = 10.0
+CLOCKS_DIFFER_SEC = 1.0
 LONGEST_CALL_SEC = 600.0
 _SILENT_CODE = 4000
 _PROTOCOL_ERROR = 1002
@@ -182,7 +183,7 @@ class GatewayLinkService:
         self._told_down = False
         self._told_reason: str | None = None
         self._boot_id: str | None = None
-        self._was_up = False
+        self._greeted_at: float | None = None
         self._announced = False
 
     @property
@@ -383,10 +384,8 @@ class GatewayLinkService:
             nursery.start_soon(self._keep, hello.device_token)
         now = trio.current_time()
         line.greeted_at = now
-        restarted = self._was_up and (
-            self._announced if hello.boot_id is None else hello.boot_id != self._boot_id
-        )
-        self._boot_id, self._was_up, self._announced = hello.boot_id, True, False
+        restarted = self._has_restarted(hello, now)
+        self._boot_id, self._greeted_at, self._announced = hello.boot_id, now, False
         self._told_down, self._told_reason = False, None
         self._enter(
             LinkPhase.READY,
@@ -399,6 +398,16 @@ class GatewayLinkService:
         )
         self._log.info("gateway.up", url=self._dialer.url, version=hello.version, protocol=hello.protocol)
         self._tell(LinkUp(self._state, restarted))
+
+    def _has_restarted(self, hello: Hello, now: float) -> bool:
+        """Since the last good handshake. Older gateways have no boot id: their end was announced, or their
+        process is younger than that handshake."""
+        if self._greeted_at is None:
+            return False
+        if hello.boot_id is not None:
+            return hello.boot_id != self._boot_id
+        young = hello.uptime is not None and hello.uptime < now - self._greeted_at - CLOCKS_DIFFER_SEC
+        return self._announced or young
 
     def _answered(self, line: _Line, answer: Answered) -> None:
         self._state = msgspec.structs.replace(self._state, latency_ms=_ms(answer.took))

@@ -60,12 +60,14 @@ class Dialect:
         payload: Json = {"nonce": nonce, "ts": ts}
         return self.more(payload | ({"capabilities": ["model-catalog-snapshot"]} if self.new else {}))
 
-    def hello(self, world: World, *, auth: Json, boot_id: str, conn_id: str, tick_ms: int) -> Json:
+    def hello(
+        self, world: World, *, auth: Json, boot_id: str, conn_id: str, tick_ms: int, uptime_ms: int
+    ) -> Json:
         """The payload of a good answer to connect."""
         hello = copy.deepcopy(_hello())
         hello["protocol"] = self.protocol
         hello["server"] |= {"version": self.version, "bootId": boot_id, "connId": conn_id}
-        hello["snapshot"]["health"] = self.health(world)
+        hello["snapshot"] |= {"health": self.health(world), "uptimeMs": uptime_ms}
         hello["policy"] |= {"tickIntervalMs": tick_ms, "maxPayload": MAX_PAYLOAD}
         hello["auth"] = auth
         if not self.new:

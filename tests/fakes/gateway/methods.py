@@ -8,6 +8,8 @@ from tests.fakes.gateway.dialect import Dialect
 from tests.fakes.gateway.world import Session, World
 
 Json = dict[str, Any]
+# What `sessions.describe` leaves out of a row, in both versions.
+NOT_DESCRIBED = ("hasActiveRun", "activeRunIds", "hasActiveSubagentRun")
 READ, WRITE, ADMIN = "operator.read", "operator.write", "operator.admin"
 
 
@@ -167,7 +169,10 @@ def _find(world: World, name: object) -> Session | None:
 
 def _describe(world: World, dialect: Dialect, params: Json) -> Any:
     session = world.sessions.get(params.get("key", ""))
-    return {"session": None if session is None else dialect.row(session, world.now_ms())}
+    if session is None:
+        return {"session": None}
+    row = dialect.row(session, world.now_ms())
+    return {"session": {name: value for name, value in row.items() if name not in NOT_DESCRIBED}}
 
 
 def _resolve(world: World, dialect: Dialect, params: Json) -> Any:

@@ -89,6 +89,7 @@ class FakeGateway:
         self.tick_ms = tick_ms
         self.boot_id = str(uuid.uuid4())
         self.up = True
+        self._process_ms: int | None = None
         self.starting = self.draining = self.mute = self.hush = self.reorder = False
         self.calls: Counter[str] = Counter()
         self.requests: list[tuple[str, Json]] = []
@@ -224,11 +225,17 @@ class FakeGateway:
         self.emit("shutdown", {"reason": reason} | ({"restartExpectedMs": restart_ms} if restart_ms else {}))
 
     def restart(self) -> None:
-        """Announced, closed with 1012, another boot id; up again at once."""
+        """Announced, closed with 1012, another boot id; up again at once, and in the same process."""
         self.announce_shutdown("gateway restarting", 1500)
         self.drop(1012, "service restart")
         self.boot_id = str(uuid.uuid4())
         self.draining = False
+
+    def _uptime_ms(self) -> int:
+        """The process is somewhat older than the first handshake."""
+        if self._process_ms is None:
+            self._process_ms = self.world.now_ms() - 119_697
+        return self.world.now_ms() - self._process_ms
 
     async def stop(self) -> None:
         """Nothing listens any more; connections are cut."""
@@ -242,6 +249,7 @@ class FakeGateway:
     async def start(self) -> None:
         """Listens again, as another process."""
         self.up = True
+        self._process_ms = self.world.now_ms()
         self.boot_id = str(uuid.uuid4())
         self.draining = False
         if self.port:
@@ -333,7 +341,12 @@ class FakeGateway:
         self.handshakes += 1
         peer.scopes, peer.scoped = verdict["scopes"], "session-scoped-events" in params.get("caps", [])
         hello = self.dialect.hello(
-            self.world, auth=verdict, boot_id=self.boot_id, conn_id=str(uuid.uuid4()), tick_ms=self.tick_ms
+            self.world,
+            auth=verdict,
+            boot_id=self.boot_id,
+            conn_id=str(uuid.uuid4()),
+            tick_ms=self.tick_ms,
+            uptime_ms=self._uptime_ms(),
         )
         peer.ready = True
         peer.send(self._more({"type": "res", "id": frame["id"], "ok": True, "payload": hello}))
