@@ -322,7 +322,7 @@ class RetentionConfig:
         maximum=36_500 * 86400,
     )
     batch: int = setting(
-        50, doc="Sessions removed in one write; others write in between.", minimum=10, maximum=200
+        30, doc="Sessions removed in one write; others write in between.", minimum=10, maximum=200
     )
     hour: int | None = setting(
         None,

@@ -27,6 +27,7 @@ import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from ambientd.config.schema import RetentionConfig
 from ambientd.core.records import LedgerQuery
 from ambientd.host.clock import SystemClock
 from ambientd.services.upkeep import REST_SEC
@@ -43,7 +44,7 @@ MEASURED_GROUPS = 160
 SLICE = 8
 READS = 100
 QUIET_SEC, BUSY_SEC = 5.0, 60.0
-BATCH = 50
+BATCH = RetentionConfig().batch
 COPY_SESSIONS = (
     "INSERT INTO session_ledger SELECT session_id, run_id, agent_id, agent_label, model_id, task_title,"
     " task_text, task_category, status, started_at, ended_at, runtime_ms, artifact_count, error_code,"
