@@ -176,9 +176,18 @@ def model_agent(stage: Stage) -> None:
     session = str(made["sessionId"])
     stage.sessions.append(session)
     row = stage.wait_ledger(session, *TERMINAL, seconds=RUN_SEC)
-    assert (row["status"], row["modelId"]) == ("success", "mock/mock-fast"), row
+    ended = time.monotonic()
+    stage.node.wait_for(
+        lambda: _model_of(stage, session) != "unknown", 15, "the model of an ended run to be known"
+    )
+    stage.figure("model of another client's run: in the ledger after its end", time.monotonic() - ended)
+    assert (row["status"], _model_of(stage, session)) == ("success", "mock/mock-fast"), row
     refused = stage.node.ctl("model", "hang", "mock/no-such-model")
     assert refused.returncode != 0, refused
+
+
+def _model_of(stage: Stage, session: str) -> str:
+    return str(stage.node.get(f"/api/v3/ledger/{session}").json["ledger"]["modelId"])
 
 
 def _has_model(stage: Stage, agent: str, model: str) -> bool:
