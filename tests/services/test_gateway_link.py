@@ -299,7 +299,9 @@ async def test_a_gateway_that_accepts_and_says_nothing_is_left_and_tried_again(
     gateway = FakeGateway()
     gateway.mute = True
     async with linked(gateway, wait=False) as rig:
+        began = rig.link.state.since
         await trio.sleep(600)
+        assert rig.link.state.since == began, "one outage, however often it is tried to end it"
         assert 10 <= gateway.connects <= 30
         assert (gateway.most_open, rig.link.state.phase) in [(1, LinkPhase.CONNECTING), (1, WAITING)]
         gateway.mute = False

@@ -147,6 +147,9 @@ class _Line:
         self.waiters.clear()
 
 
+AWAY = (LinkPhase.CONNECTING, LinkPhase.WAITING)
+
+
 class GatewayLinkService:
     """Implements `ports.gateway.GatewayLink`; `run` is its loop. One connection at most."""
 
@@ -469,7 +472,9 @@ class GatewayLinkService:
     ) -> None:
         """`keep`: the handshake's facts stay, because it still stands."""
         old = self._state
-        since = old.since if old.phase is phase else self._clock.now()
+        # An outage is one, however often it is tried to end it.
+        is_same = old.phase is phase or (old.phase in AWAY and phase in AWAY)
+        since = old.since if is_same else self._clock.now()
         if keep:
             self._state = msgspec.structs.replace(old, phase=phase, since=since, reason=reason, **facts)
         else:
