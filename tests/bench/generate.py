@@ -70,6 +70,7 @@ class Samples:
     """Session n of a seed, for any n below `total`."""
 
     def __init__(self, *, seed: int, total: int, until: datetime, days: float) -> None:
+        self._total, self._until, self._days = total, until, days
         self._seed = seed
         self._step = timedelta(days=days) / max(total, 1)
         self._start = until - timedelta(days=days)
@@ -78,6 +79,10 @@ class Samples:
         self.words = [
             "".join(self._source.choices(letters, k=self._source.randint(3, 9))) for _ in range(WORDS)
         ]
+
+    def of_seed(self, seed: int) -> "Samples":
+        """Other sessions of the same times."""
+        return Samples(seed=seed, total=self._total, until=self._until, days=self._days)
 
     def __getitem__(self, number: int) -> Sample:
         source = self._source
