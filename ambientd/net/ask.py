@@ -18,7 +18,7 @@ class AskError(Exception):
     """Somebody listens and gives no answer that is one; the message is a sentence."""
 
 
-class _UnixConnection(http.client.HTTPConnection):
+class UnixConnection(http.client.HTTPConnection):
     def __init__(self, path: str, seconds: float) -> None:
         super().__init__("localhost", timeout=seconds)
         self._path = path
@@ -31,7 +31,7 @@ class _UnixConnection(http.client.HTTPConnection):
 
 def ask(path: str, target: str, *, seconds: float) -> Told:
     """GETs `target`; `seconds` is for each step. Raises OSError when nobody listens, and AskError."""
-    link = _UnixConnection(path, seconds)
+    link = UnixConnection(path, seconds)
     try:
         link.connect()
         return _ask(link, target)

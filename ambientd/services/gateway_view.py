@@ -47,29 +47,6 @@ RETRY_MAX_SEC = 60.0
 SNAPSHOT_SEC = 1.0  # the seed's cache: agents are not judged anew more often while nothing changes
 
 
-class Changes:
-    """Tells those who stream the status that something of it is new."""
-
-    def __init__(self, also: Callable[[], None]) -> None:
-        """`also` hears every ring."""
-        self._also = also
-        self.version = 0
-        self._event = trio.Event()
-
-    def ring(self) -> None:
-        """Something is new. Never blocks."""
-        self.version += 1
-        self._event.set()
-        self._event = trio.Event()
-        self._also()
-
-    async def wait(self, version: int) -> int:
-        """The version once it is another than the one that is known."""
-        while self.version == version:
-            await self._event.wait()
-        return self.version
-
-
 class GatewayViewService:
     """`snapshot` may be asked at any time and waits for nothing."""
 
@@ -89,7 +66,8 @@ class GatewayViewService:
         whether it was with a restarted gateway, `changed` that status shows something else now. `interval`
         and `recent`, for which an ended session speaks for its agent, are in seconds."""
         self.view = GatewayView(window_ms=int(recent * 1000))
-        self.changes = Changes(changed)
+        self._version = 0
+        self._changed = changed
         self._link = link
         self._clock = clock
         self._log = log
@@ -115,13 +93,18 @@ class GatewayViewService:
         self._since_ms: int | None = None
         self._kept: tuple[float, object, GatewaySnapshot] | None = None
 
+    def _ring(self) -> None:
+        """Something that status shows is new."""
+        self._version += 1
+        self._changed()
+
     # --- being asked
 
     def snapshot(self) -> GatewaySnapshot:
         """The gateway and its agents now; computed at most once a second while nothing changes."""
         at, state = trio.current_time(), self._link.state
         kept = self._kept
-        basis = (self.changes.version, state, self._is_kept())
+        basis = (self._version, state, self._is_kept())
         if kept is not None and kept[0] <= at < kept[0] + SNAPSHOT_SEC and kept[1] == basis:
             return kept[2]
         now = self._clock.now()
@@ -190,7 +173,7 @@ class GatewayViewService:
                 self._want(0.0)
                 self._wake.ring()
                 self._linked(restarted)
-                self.changes.ring()
+                self._ring()
             case LinkDown():
                 self._lose()
             case EventsMissed():
@@ -212,7 +195,7 @@ class GatewayViewService:
     def _lose(self) -> None:
         self._forget_sync()
         self._wake.ring()  # to notice the end of the grace
-        self.changes.ring()
+        self._ring()
 
     def _forget_sync(self) -> None:
         """What is known may be out of date from now on."""
@@ -221,7 +204,7 @@ class GatewayViewService:
         self._is_synced = False
 
     def _tell(self) -> None:
-        self.changes.ring()
+        self._ring()
         if self.view.has_dirty:
             self._runs_changed()
 
@@ -268,7 +251,7 @@ class GatewayViewService:
     def _notice_grace(self) -> None:
         if self._lost_at is not None and self._has_lost() and not self._is_kept():
             self._lost_at = float("-inf")
-            self.changes.ring()
+            self._ring()
 
     async def _pass_guarded(self) -> None:
         began = trio.current_time()
@@ -288,7 +271,7 @@ class GatewayViewService:
         self._failures = self._failures + 1 if trouble else 0
         self._want(self._pause(trio.current_time() - began))
         if changed:
-            self.changes.ring()
+            self._ring()
 
     def _pause(self, took: float) -> float:
         if self._failures:
@@ -311,7 +294,7 @@ class GatewayViewService:
             self.view.prune(agent_id, to_ms(self._clock.now()))
             await trio.lowlevel.checkpoint()
         if changed or not was_synced:
-            self.changes.ring()
+            self._ring()
         if self.view.has_dirty or not was_synced:
             self._runs_changed()
         if self.view.has_unsettled:

@@ -57,7 +57,7 @@ class LockFiles:
         target = self._tree.requirements(name)
         with self._screen.step(f"resolving {name}", f"{name} written"):
             flags = ["--quiet", "--universal", "--python-version", OLDEST_PYTHON, "--generate-hashes"]
-            plain = ["--no-emit-index-url", "--no-header", "--no-annotate", "--python", sys.executable]
+            plain = ["--no-header", "--no-annotate", "--python", sys.executable]
             self._call([uv, "pip", "compile", *flags, *plain, *sources, "-o", str(target)])
             target.write_text(HEADER + for_linux(target.read_text()))
 

@@ -8,7 +8,6 @@ noisy neighbour hits both; the figure is the ratio of the medians. Target: 0.8 (
 """
 
 import argparse
-import contextlib
 import os
 import select
 import signal
@@ -69,8 +68,9 @@ def serve_ours(path: str) -> None:
 
 def serve_bare(path: str, size: int) -> None:
     """The least that h11 and trio need for a keep-alive answer of `size` bytes."""
-    import h11
     import trio
+
+    from tests.bench.bare import bare_answer
 
     body = b'{"ok":true}'
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
@@ -81,22 +81,7 @@ def serve_bare(path: str, size: int) -> None:
     )
     headers.append(("X-Pad", "x" * max(1, size - fixed - len("X-Pad: \r\n"))))
 
-    async def answer(stream: trio.SocketStream) -> None:
-        parser = h11.Connection(h11.SERVER)
-        with contextlib.suppress(trio.BrokenResourceError):  # the generator leaves in mid-request
-            while True:
-                event = parser.next_event()
-                if event is h11.NEED_DATA:
-                    parser.receive_data(await stream.receive_some(16384))
-                elif isinstance(event, h11.EndOfMessage):
-                    head = parser.send(h11.Response(status_code=200, reason=b"OK", headers=headers))
-                    data = parser.send(h11.Data(data=body))
-                    end = parser.send(h11.EndOfMessage())
-                    await stream.send_all((head or b"") + (data or b"") + (end or b""))
-                    parser.start_next_cycle()
-                elif isinstance(event, h11.ConnectionClosed):
-                    break
-        await stream.aclose()
+    answer = bare_answer(headers, body)
 
     async def main() -> None:
         sock = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

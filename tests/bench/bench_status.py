@@ -33,27 +33,13 @@ PATH = "/api/system/status"
 
 def serve_bare(sock: socket.socket, body: bytes) -> None:
     """The least that h11 and trio need for a keep-alive answer with this body."""
-    import h11
     import trio
+
+    from tests.bench.bare import bare_answer
 
     headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
 
-    async def answer(stream: trio.SocketStream) -> None:
-        parser = h11.Connection(h11.SERVER)
-        with contextlib.suppress(trio.BrokenResourceError):
-            while True:
-                event = parser.next_event()
-                if event is h11.NEED_DATA:
-                    parser.receive_data(await stream.receive_some(16384))
-                elif isinstance(event, h11.EndOfMessage):
-                    head = parser.send(h11.Response(status_code=200, reason=b"OK", headers=headers))
-                    data = parser.send(h11.Data(data=body))
-                    end = parser.send(h11.EndOfMessage())
-                    await stream.send_all((head or b"") + (data or b"") + (end or b""))
-                    parser.start_next_cycle()
-                elif isinstance(event, h11.ConnectionClosed):
-                    break
-        await stream.aclose()
+    answer = bare_answer(headers, body)
 
     async def main() -> None:
         await trio.serve_listeners(answer, [trio.SocketListener(trio.socket.from_stdlib_socket(sock))])

@@ -14,7 +14,6 @@ import os
 import select
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, Self, TypeVar
+
+from ambientd.net.ask import UnixConnection
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 READY_SEC = 30.0
@@ -230,7 +231,7 @@ class Node:
         seconds: float = CTL_SEC,
     ) -> Answer:
         """One exchange on a connection of its own."""
-        link = _UnixConnection(str(self.socket), seconds)
+        link = UnixConnection(str(self.socket), seconds)
         try:
             link.request(method, path, body, dict(headers or {}))
             answer = link.getresponse()
@@ -341,17 +342,6 @@ class Node:
         """Returns after `count` further cycles of the dispatcher, as its status counts them."""
         goal = self.status()["heartbeat"]["cycles"] + count
         self.wait_for(lambda: self.status()["heartbeat"]["cycles"] >= goal, seconds, f"{count} cycles")
-
-
-class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str, seconds: float) -> None:
-        super().__init__("localhost", timeout=seconds)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 def parse_lines(feed: Path) -> list[dict[str, Any]]:
