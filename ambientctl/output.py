@@ -120,7 +120,7 @@ def emit_document(options: Options, document: Item) -> bool:
 def put_json(document: Item) -> None:
     """One JSON text on one line, always in UTF-8 whatever the locale."""
     text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
-    # A lone surrogate comes out as \udXXX, which is its JSON escape.
+    # A lone surrogate comes out as \ud800 or the like, which is its JSON escape.
     term.put(text.encode("utf-8", "backslashreplace") + b"\n")
 
 
