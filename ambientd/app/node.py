@@ -7,12 +7,10 @@ first. Listeners open before anything else and answer 503 until the store is rea
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import msgspec
 import trio
 
 from ambientd import __version__
@@ -32,14 +30,15 @@ from ambientd.api.recost import recost_routes
 from ambientd.api.reload import reload_routes
 from ambientd.api.router import Route, RouteTable, build_application
 from ambientd.app.alerts import build_alerts
+from ambientd.app.autonomy import Autonomy, Ground
+from ambientd.app.feed import build_feed
 from ambientd.app.httplog import HttpLogLines
 from ambientd.app.live import LiveConfig
+from ambientd.app.outside import Outside
 from ambientd.config.schema import Config
 from ambientd.core.contracts.rejections import Rejections
-from ambientd.core.feedpath import resolve_feed_path
 from ambientd.core.gatewaytext import NO_GATEWAY, GatewaySnapshot
 from ambientd.core.heartbeat import build_run_id
-from ambientd.core.hostid import HostId
 from ambientd.core.pricing import current_table
 from ambientd.core.timefmt import from_ms, to_ms
 from ambientd.flows.analytics import Analytics
@@ -57,23 +56,19 @@ from ambientd.host.agent_environment import HostAgentEnvironment
 from ambientd.host.backup_place import DiskBackupPlace
 from ambientd.host.backup_sources import identity_key
 from ambientd.host.clock import SystemClock, UlidIds
-from ambientd.host.feed_writer import FeedWriter
 from ambientd.host.gateway_credentials import is_wanted
 from ambientd.host.heartbeatfile import DiskHeartbeatFile
 from ambientd.host.lean import give_memory_back
 from ambientd.host.legacy_files import DiskLegacyFiles
-from ambientd.host.log import AUDIT, LogControl, Logger
+from ambientd.host.log import AUDIT
 from ambientd.host.memory import settle_memory
-from ambientd.host.notify import Notifier
 from ambientd.host.runner import LocalRunner
-from ambientd.host.secrets import Secret
 from ambientd.host.session_folders import DiskSessionFolders
 from ambientd.host.spool_dir import DiskSpool
 from ambientd.host.spool_watch import changes
 from ambientd.host.zones import find_zone
 from ambientd.net.http_server import HttpServer, Limits
-from ambientd.net.unix_socket import UnixListener, caller_of, group_id
-from ambientd.ports.backup import ExtraFile
+from ambientd.net.unix_socket import caller_of, group_id
 from ambientd.ports.errors import Rejected, StoreError, UnavailableError
 from ambientd.ports.http import Application
 from ambientd.services.aggregates import AggregatesService
@@ -107,25 +102,6 @@ LOOK_AGAIN_SEC = 1.0  # while the store is not ready
 HELD_SIGNALS = (signal.SIGHUP,)
 
 
-class Outside(msgspec.Struct, frozen=True, kw_only=True):
-    """What the start-up found on this machine. `reload` reads the configuration anew: it, or its problems.
-    `configuration` gives its files for a backup. `http_key` opens HTTP on TCP; without one `http_off` says
-    why there is none."""
-
-    state_dir: Path
-    database: Path
-    environ: Mapping[str, str]
-    listener: UnixListener
-    notifier: Notifier
-    log: Logger
-    log_control: LogControl
-    reload: Callable[[], Config | Sequence[str]]
-    configuration: Callable[[], Sequence[ExtraFile]] = tuple
-    on_ready: "Callable[[Node, str], None] | None" = None
-    http_key: Secret | None = None
-    http_off: str | None = None
-
-
 class Node:
     """All parts of one node, built but not started."""
 
@@ -143,7 +119,13 @@ class Node:
             ballast=config.ledger.ballast,
             rested=give_memory_back,
         )
-        self.feed = _build_feed(config, outside, self.host_id)
+        self.feed = build_feed(
+            config.heartbeat,
+            state_dir=outside.state_dir,
+            environ=outside.environ,
+            host_id=self.host_id.value,
+            log=outside.log,
+        )
         self.spool = DiskSpool(outside.state_dir, max_file_size=config.spool.max_file_size)
         self.runner = LocalRunner(
             state_dir=outside.state_dir,
@@ -249,6 +231,22 @@ class Node:
             ),
             clock=self.clock,
         )
+        self._audited = partial(self._log.info, AUDIT)
+        self.autonomy = Autonomy(
+            Ground(
+                config=lambda: self.live.current,
+                store=self.store,
+                clock=self.clock,
+                host_id=self.host_id.value,
+                node_name=facts.node_name(config.node.name),
+                state_dir=outside.state_dir,
+                environ=outside.environ,
+                audited=self._audited,
+                changed=self.changes.tell,
+                log=self._log,
+                offline=outside.offline,
+            )
+        )
         self.status = StatusSources(
             node=NodeFacts(
                 name=facts.node_name(config.node.name),
@@ -269,13 +267,13 @@ class Node:
             rejections=self.rejections.totals,
             http=self._http_status,
             gateway=self._gateway_snapshot,
+            autonomy=self.autonomy.status,
         )
         self.board = StatusBoard(
             gather=partial(gather, self.status),
             changes=self.changes,
             written=lambda: self.store.commits,
         )
-        self._audited = partial(self._log.info, AUDIT)
         self._front: TcpFront | None = None
 
     @property
@@ -403,6 +401,7 @@ class Node:
             ),
             *legacy_routes(self._importing()),
             *analytics_routes(self.analytics),
+            *self.autonomy.routes(),
             *recost_routes(
                 Recosting(store=self.store, clock=self.clock, pricing=lambda: self.live.current.pricing)
             ),
@@ -488,7 +487,8 @@ class Node:
             async with trio.open_nursery() as services:
                 services.start_soon(supervise, "dispatcher", self.dispatcher.run, self._log)
                 services.start_soon(self._run_when_ready)
-                for name, run in ({} if self.gateway is None else self.gateway.services).items():
+                gateway = {} if self.gateway is None else self.gateway.services
+                for name, run in {**gateway, **self.autonomy.services}.items():
                     services.start_soon(supervise, name, run, self._log)
                 # Whoever connects now waits in the kernel's queue: an ordinary start is over before a 503
                 # would help anybody.
@@ -547,7 +547,8 @@ class Node:
             nursery.start_soon(supervise, "backup", self.backup.run, self._log)
             nursery.start_soon(supervise, "aggregates", self.aggregates.run, self._log)
             nursery.start_soon(supervise, "alerts", self.alerts.run, self._log)
-            for name, run in ({} if self.gateway is None else self.gateway.store_services).items():
+            stored = {} if self.gateway is None else self.gateway.store_services
+            for name, run in {**stored, **self.autonomy.store_services}.items():
                 nursery.start_soon(supervise, name, run, self._log)
 
     async def _until_signal(self, signals: AsyncIterator[int]) -> str:
@@ -578,22 +579,3 @@ class Node:
             )
         notifier.ready()
         return answer
-
-
-def _build_feed(config: Config, outside: Outside, host_id: HostId) -> FeedWriter:
-    place = resolve_feed_path(
-        environment=outside.environ.get(places.ENV_FEED),
-        configured=config.heartbeat.feed,
-        state_dir=str(outside.state_dir),
-        home=outside.environ.get("HOME"),
-    )
-    return FeedWriter(
-        place=place,
-        state_dir=str(outside.state_dir),
-        host_id=host_id.value,
-        timeout=config.heartbeat.timeout,
-        max_size=config.heartbeat.max_size,
-        keep=config.heartbeat.keep,
-        log=outside.log,
-        enabled=config.heartbeat.enabled,
-    )

@@ -9,7 +9,8 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from ambientd.config.duration import format_duration, format_size
 from ambientd.config.problems import show_text
-from ambientd.config.schema import DURATION, PRICES, SIZE, Config
+from ambientd.config.schema import Config
+from ambientd.config.setting import DURATION, PRICES, SIZE
 
 
 class Shape(Enum):

@@ -8,7 +8,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+
+from ambientd.config.autonomy import (
+    ConnectivityConfig,
+    ControlPlaneConfig,
+    DeltaVConfig,
+    PeersConfig,
+    PolicyConfig,
+)
+from ambientd.config.setting import DURATION, PRICES, SIZE, setting
 
 
 class Mode(StrEnum):
@@ -55,38 +63,6 @@ class LogFormat(StrEnum):
     AUTO = "auto"
     HUMAN = "human"
     JSON = "json"
-
-
-# Field kinds tell the parser how a TOML value becomes the Python value.
-DURATION = "duration"  # "90s", "5m", "1h30m" -> seconds as float
-SIZE = "size"  # "64KiB", "10MB" or an integer number of bytes -> int
-PRICES = "prices"  # tables of `ModelPrices` by version and model
-
-
-def setting(
-    default: Any = ...,
-    *,
-    doc: str,
-    kind: str = "",
-    minimum: float | None = None,
-    maximum: float | None = None,
-    pattern: str | None = None,
-    example: str | None = None,
-) -> Any:
-    """A dataclass field with its documentation. A default of `...` makes it required."""
-    metadata = {
-        "doc": doc,
-        "kind": kind,
-        "minimum": minimum,
-        "maximum": maximum,
-        "pattern": pattern,
-        "example": example,
-    }
-    if default is ...:
-        return field(metadata=metadata)
-    if isinstance(default, (dict, list)):
-        return field(default_factory=lambda: type(default)(default), metadata=metadata)
-    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -492,6 +468,11 @@ class Config:
     retention: RetentionConfig = field(default_factory=RetentionConfig)
     alerts: AlertsConfig = field(default_factory=AlertsConfig)
     gateway: GatewayConfig = field(default_factory=GatewayConfig)
+    connectivity: ConnectivityConfig = field(default_factory=ConnectivityConfig)
+    control_plane: ControlPlaneConfig = field(default_factory=ControlPlaneConfig)
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    peers: PeersConfig = field(default_factory=PeersConfig)
+    delta_v: DeltaVConfig = field(default_factory=DeltaVConfig)
     socket: SocketConfig = field(default_factory=SocketConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
     log: LogConfig = field(default_factory=LogConfig)

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
+from ambientd.core.canonical import canonical, framed
+
 DOMAIN = b"ambient-audit-v1"
 GENESIS = "0" * 64  # stands before the first record
-DEPTH_MAX = 16
-_INT_LIMIT = 2**63
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,41 +30,6 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     hash: str
 
 
-def canonical(value: Mapping[str, Any]) -> bytes:
-    """The one JSON text of a value: sorted ASCII keys, no white space, no floats.
-
-    Raises ValueError for what has no such text: a float, an integer past 64 bits with sign, a key that is
-    not ASCII text, a lone surrogate, more than 16 levels.
-    """
-    _check(value, DEPTH_MAX)
-    return msgspec.json.encode(value, order="sorted")
-
-
-def _check(value: object, depth: int) -> None:
-    if depth < 0:
-        raise ValueError("nested too deeply for a canonical record")
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str) and key.isascii() for key in value):
-            raise ValueError("keys of a canonical record are ASCII text")
-        for item in value.values():
-            _check(item, depth - 1)
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            _check(item, depth - 1)
-    else:
-        _check_scalar(value)
-
-
-def _check_scalar(value: object) -> None:
-    if isinstance(value, str):
-        value.encode()  # UnicodeEncodeError is a ValueError
-    elif isinstance(value, int):
-        if not -_INT_LIMIT <= value < _INT_LIMIT:
-            raise ValueError("an integer past 64 bits has no place in a canonical record")
-    elif value is not None:
-        raise ValueError(f"{type(value).__name__} has no place in a canonical record")
-
-
 def record_hash(
     *, prev_hash: str, seq: int, kind: str, at: str, actor: str, subject: str, detail: Mapping[str, Any]
 ) -> str:
@@ -72,11 +37,7 @@ def record_hash(
     record = canonical(
         {"seq": seq, "kind": kind, "at": at, "actor": actor, "subject": subject, "detail": detail}
     )
-    digest = hashlib.sha3_256()
-    for part in (DOMAIN, bytes.fromhex(prev_hash), record):
-        digest.update(len(part).to_bytes(8))
-        digest.update(part)
-    return digest.hexdigest()
+    return hashlib.sha3_256(framed(DOMAIN, bytes.fromhex(prev_hash), record)).hexdigest()
 
 
 def first_bad(records: Iterable[AuditRecord], *, prev_hash: str = GENESIS, seq: int = 1) -> int | None:

@@ -18,6 +18,15 @@ from ambientd.ports.clock import Clock
 from ambientd.ports.feed import FeedSink
 from ambientd.ports.store import Store, StoreFacts, Transaction
 from ambientd.wire.alert_messages import AlertView
+from ambientd.wire.autonomy_messages import (
+    AuditStatus,
+    ControlStatus,
+    DeltaVStatus,
+    LeasesStatus,
+    PeersStatus,
+    PolicyStatus,
+    StateStatus,
+)
 from ambientd.wire.enums import SessionStatus
 from ambientd.wire.messages import (
     ContractRejection,
@@ -26,6 +35,7 @@ from ambientd.wire.messages import (
     IntakeStatus,
     LedgerStatus,
     NodeStatus,
+    Problem,
     SessionsStatus,
     StatusDocument,
 )
@@ -65,6 +75,19 @@ class IntakeFacts(msgspec.Struct, frozen=True, kw_only=True):
     breakers_open: Mapping[str, str]
 
 
+class AutonomyStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """What the parts that work without a control plane say of themselves; absent parts are None."""
+
+    state: StateStatus | None = None
+    control: ControlStatus | None = None
+    policy: PolicyStatus | None = None
+    peers: PeersStatus | None = None
+    leases: LeasesStatus | None = None
+    audit: AuditStatus | None = None
+    delta_v: DeltaVStatus | None = None
+    problems: tuple[Problem, ...] = ()
+
+
 class StatusSources(msgspec.Struct, frozen=True, kw_only=True):
     """Where each part of the status comes from."""
 
@@ -79,6 +102,7 @@ class StatusSources(msgspec.Struct, frozen=True, kw_only=True):
     rejections: Callable[[], Mapping[tuple[str, str], int]] = dict
     http: Callable[[], HttpStatus | None] = lambda: None
     gateway: Callable[[], GatewaySnapshot] = lambda: NO_GATEWAY
+    autonomy: Callable[[], AutonomyStatus] = AutonomyStatus
 
 
 class _Stored(msgspec.Struct, frozen=True):
@@ -111,6 +135,7 @@ async def gather(sources: StatusSources) -> StatusDocument:
     ledger = _ledger(sources.store.facts(), stored)
     intake = _intake(intake_facts, stored)
     http = sources.http()
+    autonomy = sources.autonomy()
     by_status = Counter(row.status for row in stored.active)
     problems = problems_of(
         heartbeat=heartbeat,
@@ -122,6 +147,7 @@ async def gather(sources: StatusSources) -> StatusDocument:
             *gateway_problems(gateway.status),
             *alert_problems(stored.alerts or (), sources.notifiers_failing()),
             *http_problems(http),
+            *autonomy.problems,
         ],
     )
     return StatusDocument(
@@ -145,6 +171,13 @@ async def gather(sources: StatusSources) -> StatusDocument:
         ],
         alerts=None if stored.alerts is None else count_alerts(stored.alerts),
         http=http,
+        state=autonomy.state,
+        control=autonomy.control,
+        policy=autonomy.policy,
+        peers=autonomy.peers,
+        leases=autonomy.leases,
+        audit=autonomy.audit,
+        delta_v=autonomy.delta_v,
     )
 
 

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from ambientd.app.node import HELD_SIGNALS, Node, Outside
+from ambientd.app.node import HELD_SIGNALS, Node
+from ambientd.app.outside import Outside
 from ambientd.config.parse import Layer
 from ambientd.config.schema import Config
 from ambientd.core.timefmt import rfc3339_ms

@@ -3,7 +3,8 @@
 import apsw
 import msgspec
 
-from ambientd.core.audit import GENESIS, AuditRecord, canonical, record_hash
+from ambientd.core.audit import GENESIS, AuditRecord, record_hash
+from ambientd.core.canonical import canonical
 from ambientd.core.records import AuditEntry
 from ambientd.core.timefmt import rfc3339_ms
 from ambientd.store.faults import constraints, text

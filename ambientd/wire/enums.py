@@ -175,3 +175,12 @@ class LedgerSort(StrEnum):
     NEWEST = "newest"
     RUNTIME = "runtime"
     COST = "cost"
+
+
+class Connectivity(StrEnum):
+    """Which upstream links the node has; `Unknown` only before the first probe."""
+
+    UNKNOWN = "Unknown"
+    ONLINE = "OnlineControlPlane"
+    OFFLINE = "OfflineControlPlane"
+    NO_UPSTREAM = "NoUpstream"

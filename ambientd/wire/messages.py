@@ -8,6 +8,15 @@ from typing import Any
 
 import msgspec
 
+from ambientd.wire.autonomy_messages import (
+    AuditStatus,
+    ControlStatus,
+    DeltaVStatus,
+    LeasesStatus,
+    PeersStatus,
+    PolicyStatus,
+    StateStatus,
+)
 from ambientd.wire.enums import AgentStatus, EventType, Health, SessionStatus
 
 # --- errors
@@ -451,6 +460,13 @@ class StatusDocument(msgspec.Struct, rename="camel", omit_defaults=True):
     alerts: AlertsStatus | None = None
     contract_rejections: list[ContractRejection] = msgspec.field(default_factory=list)
     http: HttpStatus | None = None
+    state: StateStatus | None = None
+    control: ControlStatus | None = None
+    policy: PolicyStatus | None = None
+    peers: PeersStatus | None = None
+    leases: LeasesStatus | None = None
+    audit: AuditStatus | None = None
+    delta_v: DeltaVStatus | None = None
 
 
 # --- schema

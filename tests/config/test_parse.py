@@ -88,7 +88,7 @@ def test_every_kind_of_value_is_typed() -> None:
             "a.toml: dispatcher.intervall is not a setting. Did you mean dispatcher.interval?",
         ),
         ({"dispatchr": {}}, "a.toml: dispatchr is not a setting. Did you mean dispatcher?"),
-        ({"interval": "5s"}, "a.toml: interval is not a setting. Did you mean dispatcher.interval?"),
+        ({"actor": "x"}, "a.toml: actor is not a setting. Did you mean dispatcher.actor?"),
         ({"zebra": 1}, "a.toml: zebra is not a setting."),
         (
             {"dispatcher": {"interval": 60}},

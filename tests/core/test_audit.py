@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ambientd.core.audit import GENESIS, AuditRecord, canonical, first_bad, record_hash
+from ambientd.core.audit import GENESIS, AuditRecord, first_bad, record_hash
+from ambientd.core.canonical import canonical
 
 DETAILS: list[dict[str, Any]] = [
     {},

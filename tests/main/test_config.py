@@ -268,7 +268,7 @@ def test_set_uses_the_place_that_the_default_file_prepared(main: Path) -> None:
     assert run_config(["init"]) == 0
     assert run_config(["set", "dispatcher.interval", "30s"]) == 0
     assert main.read_text() == default_file().replace("#[dispatcher]", "[dispatcher]").replace(
-        '#interval = "60s"', 'interval = "30s"'
+        '#interval = "60s"', 'interval = "30s"', 1
     )
 
 

@@ -1,0 +1,127 @@
+"""Settings of the parts that keep a node useful and safe without its control plane."""
+
+from dataclasses import dataclass
+
+from ambientd.config.setting import DURATION, SIZE, setting
+
+_KEYS = "Public keys, each `ed25519:` and 64 hexadecimal digits"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConnectivityConfig:
+    """How the node finds out which of its links are there."""
+
+    offline: bool = setting(
+        False, doc="Never call the control plane or the targets below, whatever links there are."
+    )
+    interval: float = setting(
+        30.0,
+        doc="How often the links are probed; sooner after one failed.",
+        kind=DURATION,
+        minimum=1,
+        maximum=600,
+    )
+    timeout: float = setting(5.0, doc="How long one probe may take.", kind=DURATION, minimum=0.1, maximum=60)
+    targets: tuple[str, ...] = setting(
+        (),
+        doc="host:port pairs on the internet; one that answers is enough. Without any, a default route is.",
+        example='["1.1.1.1:443"]',
+    )
+    misses: int = setting(
+        3, doc="Probes in a row that must fail before a link counts as gone.", minimum=1, maximum=100
+    )
+    hold: float = setting(
+        15.0,
+        doc="How long a state is kept at least before another may follow.",
+        kind=DURATION,
+        minimum=0,
+        maximum=3600,
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ControlPlaneConfig:
+    """The control plane that this node belongs to."""
+
+    url: str | None = setting(
+        None, doc="Base address of the control plane.", example="https://control.example.net"
+    )
+    ca_file: str | None = setting(
+        None,
+        doc="File with the certificate authorities that are believed instead of the system's.",
+        example="/etc/ambient/control-plane-ca.pem",
+    )
+    timeout: float = setting(
+        10.0, doc="How long one request may take.", kind=DURATION, minimum=0.5, maximum=120
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyConfig:
+    """Egress policies and session leases: who may issue them, and how much of them is kept."""
+
+    network: str = setting(
+        "default",
+        doc="Name of the fleet; policies, leases and peers of another one are refused.",
+        pattern=r"[A-Za-z0-9._-]{1,64}",
+    )
+    issuers: tuple[str, ...] = setting(
+        (), doc=f"{_KEYS}, whose policies are believed.", example='["ed25519:…"]'
+    )
+    lease_issuers: tuple[str, ...] = setting(
+        (), doc=f"{_KEYS}, whose session leases are believed.", example='["ed25519:…"]'
+    )
+    max_items: int = setting(
+        20_000, doc="Policies and tombstones kept; more are refused.", minimum=1, maximum=200_000
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PeersConfig:
+    """Other nodes on the LAN, with which signed policies are exchanged."""
+
+    listen: str | None = setting(
+        None, doc="Address and port for peers; off when unset.", example="0.0.0.0:7946"
+    )
+    static: tuple[str, ...] = setting(
+        (),
+        doc="host:port pairs of peers; who answers there must have a trusted key.",
+        example='["192.168.1.13:7946"]',
+    )
+    trust: tuple[str, ...] = setting((), doc=f"{_KEYS} of trusted peers.", example='["ed25519:…"]')
+    discovery: bool = setting(
+        False, doc="Announce this node and find others by DNS-SD; needs the extra `discovery`."
+    )
+    interval: float = setting(
+        120.0,
+        doc="How often linked peers compare what they hold; changes are told at once.",
+        kind=DURATION,
+        minimum=1,
+        maximum=3600,
+    )
+    max_links: int = setting(32, doc="Links to peers at once, both ways together.", minimum=1, maximum=1024)
+    max_message: int = setting(
+        256 * 1024,
+        doc="Longest message of a peer.",
+        kind=SIZE,
+        minimum=4096,
+        maximum=16 * 1024 * 1024,
+    )
+    max_age: float = setting(
+        86400.0,
+        doc="Older snapshots are refused, whatever they say of themselves.",
+        kind=DURATION,
+        minimum=60,
+        maximum=7 * 86400,
+    )
+    send_without_upstream: bool = setting(
+        False, doc="Whether to pass policies on also without any upstream; receiving is always allowed."
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeltaVConfig:
+    """The efficiency metric (AILEE Δv): how often it is sampled, and its parameters."""
+
+    enabled: bool = setting(True, doc="Whether samples are taken.")
+    interval: float = setting(60.0, doc="Length of one sample.", kind=DURATION, minimum=1, maximum=3600)

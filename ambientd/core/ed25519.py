@@ -1,0 +1,63 @@
+"""Ed25519 (RFC 8032) and the text form of its public keys, `ed25519:` and 64 hexadecimal digits.
+
+PyNaCl alone verifies: libsodium refuses small-order keys and non-canonical signatures, under which another
+library accepted forgeries. It is loaded with the first use.
+"""
+
+import functools
+
+PREFIX = "ed25519:"
+KEY_BYTES = 32
+SIGNATURE_BYTES = 64
+
+
+def show_key(key: bytes) -> str:
+    """The text form of a public key."""
+    return PREFIX + key.hex()
+
+
+def parse_key(text: str) -> bytes | None:
+    """The public key that a text names; None when it names none, or one under which anybody could sign."""
+    if not text.startswith(PREFIX) or len(text) != len(PREFIX) + 2 * KEY_BYTES:
+        return None
+    digits = text[len(PREFIX) :]
+    if not set(digits) <= set("0123456789abcdef"):
+        return None
+    key = bytes.fromhex(digits)
+    return key if is_sound(key) else None
+
+
+@functools.cache
+def is_sound(key: bytes) -> bool:
+    """Whether a public key is a canonical point of the main subgroup (no small order)."""
+    from nacl.bindings import crypto_core_ed25519_is_valid_point
+
+    return len(key) == KEY_BYTES and crypto_core_ed25519_is_valid_point(key)
+
+
+def public_of(seed: bytes) -> bytes:
+    """The public key of a 32-byte seed."""
+    from nacl.bindings import crypto_sign_seed_keypair
+
+    return crypto_sign_seed_keypair(seed)[0]
+
+
+def sign(seed: bytes, message: bytes) -> bytes:
+    """The detached signature of a message, 64 bytes."""
+    from nacl.bindings import crypto_sign, crypto_sign_seed_keypair
+
+    return crypto_sign(message, crypto_sign_seed_keypair(seed)[1])[:SIGNATURE_BYTES]
+
+
+def verify(key: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether the signature is the key's over exactly this message. Never raises."""
+    from nacl.bindings import crypto_sign_open
+    from nacl.exceptions import BadSignatureError
+
+    if len(signature) != SIGNATURE_BYTES or not is_sound(key):
+        return False
+    try:
+        crypto_sign_open(signature + message, key)
+    except BadSignatureError:
+        return False
+    return True

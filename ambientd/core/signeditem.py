@@ -1,0 +1,37 @@
+"""What an issuer signs and peers pass on: opaque here, read by `core/policy`.
+
+The issuer's signature stays with the item on every way, so it does not matter who brings it.
+"""
+
+import hashlib
+
+import msgspec
+
+from ambientd.core.canonical import framed
+from ambientd.core.ed25519 import sign, verify
+
+DOMAIN = b"ambient-item-v1"
+BODY_MAX_BYTES = 16 * 1024
+
+
+class SignedItem(msgspec.Struct, frozen=True, array_like=True):
+    """A body (canonical JSON), the issuer's public key (32 bytes) and its signature (64 bytes)."""
+
+    body: bytes
+    issuer: bytes
+    signature: bytes
+
+    @property
+    def item_id(self) -> bytes:
+        """SHA3-256 over issuer and body, framed: two items are the same exactly when their ids are."""
+        return hashlib.sha3_256(framed(DOMAIN, self.issuer, self.body)).digest()
+
+    @property
+    def is_genuine(self) -> bool:
+        """Whether the issuer signed this body. Says nothing about whether the issuer is trusted."""
+        return verify(self.issuer, framed(DOMAIN, self.body), self.signature)
+
+
+def issue(seed: bytes, public: bytes, body: bytes) -> SignedItem:
+    """Signs a body with an issuer's seed."""
+    return SignedItem(body, public, sign(seed, framed(DOMAIN, body)))
