@@ -119,8 +119,10 @@ def _shape(segments: Iterable[str]) -> tuple[str, ...]:
 class RouteTable:
     """Routes by path. Refuses duplicates and malformed routes with ValueError: a defect found at start."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, routes: Iterable[Route], *, log_ins: bool = False) -> None:
+        """`log_ins`: routes that change something may be open, because they take credentials themselves."""
         self.routes = tuple(routes)
+        self._log_ins = log_ins
         self._exact: dict[str, _Methods] = {}
         self._templates: dict[int, list[tuple[tuple[str, ...], _Methods]]] = {}
         shapes: dict[tuple[str, ...], _Methods] = {}
@@ -138,13 +140,13 @@ class RouteTable:
                 raise ValueError(f"two routes for {route.method} {route.path}")
             methods[route.method] = _Compiled(route)
 
-    @staticmethod
-    def _check(route: Route) -> None:
+    def _check(self, route: Route) -> None:
         if not route.path.startswith("/") or route.method != route.method.upper():
             raise ValueError(f"a malformed route: {route.method} {route.path}")
         if route.method in ("HEAD", "OPTIONS"):
             raise ValueError(f"{route.method} is answered by the router: {route.path}")
-        if route.method not in ("GET", "DELETE") and route.access is not Access.WRITE:
+        changes = route.method not in ("GET", "DELETE") and route.access is not Access.WRITE
+        if changes and not (self._log_ins and route.access is Access.OPEN):
             raise ValueError(
                 f"{route.method} {route.path} changes something and must need the right to write"
             )
@@ -236,6 +238,10 @@ def actor_of(caller: Caller) -> str:
     return f"ip:{caller.ip}" if caller.ip is not None else caller.transport
 
 
+Authenticate = Callable[[Request, Route], Awaitable[Caller | Rejected]]
+"""Who is behind a request to a route that is not open, or why nobody is. Asked before all else is checked."""
+
+
 class _Router:
     def __init__(
         self,
@@ -245,12 +251,14 @@ class _Router:
         log: HttpLog,
         admin_group: str,
         audited: Audited | None,
+        authenticate: Authenticate | None,
     ) -> None:
         self._table = table
         self._audited = audited
         self._readiness = readiness
         self._log = log
         self._admin_group = admin_group
+        self._authenticate = authenticate
         self._encoder = msgspec.json.Encoder()
 
     async def __call__(self, request: Request) -> Response:
@@ -311,6 +319,11 @@ class _Router:
             if request.method != "HEAD" or "GET" not in methods:
                 return self._other_method(request, methods)
             compiled = methods["GET"]
+        if self._authenticate is not None and compiled.route.access is not Access.OPEN:
+            caller = await self._authenticate(request, compiled.route)
+            if isinstance(caller, Rejected):
+                return self._not_done(request, caller)
+            request = msgspec.structs.replace(request, caller=caller)
         rejected = self._may_enter(compiled.route, request)
         if rejected is not None:
             return self._not_done(request, rejected)
@@ -385,10 +398,19 @@ def build_application(
     log: HttpLog,
     admin_group: str,
     audited: Audited | None = None,
+    authenticate: Authenticate | None = None,
 ) -> Application:
     """The application of a listener. Raises ValueError for a malformed or duplicate route.
 
     `readiness` answers None when the store may be used, else the reason why not, without waiting.
+    `authenticate` is for listeners that tokens open; without it the caller is who the transport says.
     """
     table = routes if isinstance(routes, RouteTable) else RouteTable(routes)
-    return _Router(table, readiness=readiness, log=log, admin_group=admin_group, audited=audited)
+    return _Router(
+        table,
+        readiness=readiness,
+        log=log,
+        admin_group=admin_group,
+        audited=audited,
+        authenticate=authenticate,
+    )
