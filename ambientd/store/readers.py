@@ -15,9 +15,9 @@ import trio
 
 from ambientd.store.connection import open_reader
 from ambientd.store.faults import translate
-from ambientd.store.search import register
+from ambientd.store.kind import DatabaseKind
 from ambientd.store.threads import RunSync
-from ambientd.store.unit import SqliteTransaction
+from ambientd.store.unit import NODE
 
 READERS = 4  # more would only queue behind one disk, and each holds a page cache
 
@@ -27,16 +27,19 @@ T = TypeVar("T")
 class Readers:
     """Lends connections to reads; opened on first use, closed with the pool."""
 
-    def __init__(self, path: Path, *, busy_timeout: float, run_sync: RunSync) -> None:
+    def __init__(
+        self, path: Path, *, busy_timeout: float, run_sync: RunSync, kind: DatabaseKind[Any] = NODE
+    ) -> None:
         """The database at `path` must be open for writing while reads go on."""
         self._path = path
+        self._kind = kind
         self._busy_timeout = busy_timeout
         self._run_sync = run_sync
         self._limit = trio.CapacityLimiter(READERS)
         self._idle: deque[apsw.Connection] = deque()
         self._closed = False
 
-    async def read(self, work: Callable[[SqliteTransaction], T], now: datetime) -> T:
+    async def read(self, work: Callable[[Any], T], now: datetime) -> T:
         """Runs `work` against one snapshot. Cancelled: the query is interrupted, and waited for."""
         async with self._limit:
             loan = _Loan()
@@ -51,13 +54,13 @@ class Readers:
         value: T = loan.value
         return value
 
-    def _lend(self, loan: "_Loan", work: Callable[[SqliteTransaction], Any], now: datetime) -> None:
+    def _lend(self, loan: "_Loan", work: Callable[[Any], Any], now: datetime) -> None:
         with loan:
             connection = self._take()
             loan.hold(connection)
             try:
                 connection.execute("BEGIN")
-                loan.value = work(SqliteTransaction(connection, now))
+                loan.value = work(self._kind.begin(connection, now))
             finally:
                 loan.hold(None)
                 self._give_back(connection)
@@ -67,7 +70,7 @@ class Readers:
             return self._idle.pop()
         except IndexError:
             connection = open_reader(self._path, busy_timeout=self._busy_timeout)
-            register(connection)
+            self._kind.prepare(connection)
             return connection
 
     def _give_back(self, connection: apsw.Connection) -> None:

@@ -1,10 +1,10 @@
-"""`ports.store.Store` on SQLite: opening, the queue of writes, reads, and the store's facts."""
+"""A store on SQLite: opening, the queue of writes, reads, and the store's facts."""
 
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import apsw
 import trio
@@ -12,15 +12,14 @@ import trio
 from ambientd.ports.backup import Progress, SnapshotFacts
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import StoreError, UnavailableError
-from ambientd.ports.store import Transaction
 from ambientd.store.ballast import Ballast
 from ambientd.store.faults import UNAVAILABLE, PassingStoreError, translate
+from ambientd.store.kind import DatabaseKind
 from ambientd.store.migrate import default_folder, known_migrations, migrate
 from ambientd.store.readers import Readers
 from ambientd.store.recover import degraded, open_database
-from ambientd.store.search import register
 from ambientd.store.threads import RunSync, run_in_thread
-from ambientd.store.unit import SqliteTransaction
+from ambientd.store.unit import NODE, SqliteTransaction
 from ambientd.store.writer import Job, Writer, file_size
 
 BATCH_MAX = 64  # larger commits gain nothing and keep the first of them waiting
@@ -32,6 +31,7 @@ REOPEN_FIRST = 0.5  # seconds until the first new attempt to open, doubled up to
 REOPEN_LAST = 8.0
 
 T = TypeVar("T")
+X = TypeVar("X")
 
 
 class SqliteStoreFacts(NamedTuple):
@@ -47,8 +47,13 @@ class SqliteStoreFacts(NamedTuple):
     commits: int
 
 
-class SqliteStore:
-    """The one way to the database. Usable at once; answers StoreError until `run` has opened it."""
+class SqliteDatabase(Generic[X]):
+    """The one way to a database. Usable at once; answers StoreError until `run` has opened it.
+
+    What is written and read are the repositories of the `kind` that a subclass names.
+    """
+
+    kind: DatabaseKind[Any]
 
     def __init__(
         self,
@@ -89,7 +94,7 @@ class SqliteStore:
 
     # --- what flows and status use
 
-    async def write(self, work: Callable[[Transaction], T]) -> T:
+    async def write(self, work: Callable[[X], T]) -> T:
         """Runs `work` in a durable transaction; may share its commit with others, in its own savepoint.
 
         Raises StoreError (not ready), StoreBusyError, UnavailableError (too many wait);
@@ -113,18 +118,14 @@ class SqliteStore:
             raise
         return cast("T", job.result())
 
-    async def read(self, work: Callable[[Transaction], T]) -> T:
+    async def read(self, work: Callable[[X], T]) -> T:
         """Runs `work` in a read-only snapshot; raises StoreError when not ready.
 
         Cancelled, also by a deadline: the query is interrupted.
         """
         return await self._read(work)
 
-    async def snapshot(self, target: str, progress: Progress) -> SnapshotFacts:
-        """See ports.backup.Snapshots: a reader of the pool makes the copy, writers go on."""
-        return await self._read(lambda tx: tx.copy_to(Path(target), progress))
-
-    async def _read(self, work: Callable[[SqliteTransaction], T]) -> T:
+    async def _read(self, work: Callable[[X], T]) -> T:
         self._need_ready()
         readers = self._readers
         if readers is None:
@@ -231,20 +232,22 @@ class SqliteStore:
         except (StoreError, UnavailableError) as error:
             self._reason = f"the database is not ready: {error}"
             return isinstance(error, (PassingStoreError, UnavailableError))
-        self._readers = Readers(self.path, busy_timeout=self._busy_timeout, run_sync=self._run_sync)
+        self._readers = Readers(
+            self.path, busy_timeout=self._busy_timeout, run_sync=self._run_sync, kind=self.kind
+        )
         self._reason = None
         self._trouble = None
         return False
 
     def _open_blocking(self) -> Writer:
-        known = known_migrations(self._migrations or default_folder())
+        known = known_migrations(self._migrations or default_folder(self.kind.migrations))
         newest = len(known)
         connection = open_database(
             self.path, clock=self._clock, busy_timeout=self._busy_timeout, newest=newest
         )
         try:
             migrate(connection, known, self._clock)
-            register(connection)
+            self.kind.prepare(connection)
         except apsw.Error as error:
             connection.close()
             raise translate(error, self.path) from error
@@ -254,7 +257,7 @@ class SqliteStore:
         self._version = newest
         self._set_aside = degraded(self.path)
         self._ballast.ensure()
-        return Writer(connection, self.path)
+        return Writer(connection, self.path, self.kind)
 
     async def _serve(self, writer: Writer) -> None:
         """Writes batches, copying the log between them; returns when closing and nothing waits."""
@@ -330,3 +333,13 @@ class SqliteStore:
         if self._writer is not None:
             await self._run_sync(self._writer.close)
             self._writer = None
+
+
+class SqliteStore(SqliteDatabase[SqliteTransaction]):
+    """`ports.store.Store`: the node's database."""
+
+    kind = NODE
+
+    async def snapshot(self, target: str, progress: Progress) -> SnapshotFacts:
+        """See ports.backup.Snapshots: a reader of the pool makes the copy, writers go on."""
+        return await self._read(lambda tx: tx.copy_to(Path(target), progress))

@@ -10,11 +10,13 @@ from ambientd.store.alerts import SqliteAlerts
 from ambientd.store.audit import SqliteAudit
 from ambientd.store.ingest import SqliteIngest
 from ambientd.store.keys import Keys
+from ambientd.store.kind import DatabaseKind
 from ambientd.store.ledger import SqliteLedger
 from ambientd.store.migrate import applied_migrations
 from ambientd.store.performance import SqlitePerformance
 from ambientd.store.retention import SqliteRetention
 from ambientd.store.runs import SqliteRuns
+from ambientd.store.search import index_noted, register
 from ambientd.store.settings import SqliteSettings
 from ambientd.store.snapshot import copy_database
 from ambientd.store.tasks import SqliteTasks
@@ -55,3 +57,12 @@ class SqliteTransaction:
     def copy_to(self, target: Path, progress: Progress) -> SnapshotFacts:
         """Copies the database as this read transaction sees it to a new file; raises as `copy_database`."""
         return copy_database(self._connection, target, progress)
+
+
+NODE = DatabaseKind(
+    migrations="node",
+    prepare=register,
+    begin=SqliteTransaction,
+    undone=lambda unit: unit.keys.forget(),
+    finish=index_noted,
+)
