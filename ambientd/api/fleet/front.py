@@ -7,7 +7,7 @@ import msgspec
 
 from ambientd.api.errors import refusal
 from ambientd.api.fleet.principal import bearer_of
-from ambientd.core.fleet.ratelimit import RateLimiter, tier_of
+from ambientd.core.fleet.ratelimit import RateLimiter, Tier, tier_of
 from ambientd.core.fleet.tokens import TokenKind, kind_of
 from ambientd.core.site import Network, client_address
 from ambientd.ports.clock import Clock
@@ -65,6 +65,8 @@ def build_front(app: Application, limiter: RateLimiter, *, clock: Clock, secure:
         else:
             response = await app(request)
             headers = response.headers
+            if response.status == 401:
+                limiter.take(Tier.FAILED, str(request.caller.ip), clock.monotonic())
         return msgspec.structs.replace(response, headers=(*headers, *always))
 
     return front
@@ -75,10 +77,11 @@ def _wait(request: Request, limiter: RateLimiter, now: float) -> float:
         return 0.0
     token = bearer_of(request)
     device = token is not None and kind_of(token) is TokenKind.DEVICE
-    # A node is counted by its token, so that many nodes may share an address. A token that is none costs
-    # its sender one bucket each; the table is bounded.
     client = str(request.caller.ip)
+    guessing = limiter.wait(Tier.FAILED, client, now)
+    if guessing:
+        return guessing
     tier = tier_of(request.method, request.path, device=device)
     if device and token is not None:
-        client = f"{client} {token[:19]}"
+        client = f"{client} {token[:19]}"  # many nodes may share an address
     return limiter.take(tier, client, now)

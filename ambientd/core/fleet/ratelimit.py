@@ -19,6 +19,7 @@ class Tier(StrEnum):
     TASK = "task"
     GENERAL = "general"
     DEVICE = "device"
+    FAILED = "failed"  # answers 401, whatever was asked: guessing costs its address
 
 
 class Rate(NamedTuple):
@@ -34,6 +35,7 @@ DEFAULT_RATES = {
     Tier.TASK: Rate(30, 10),
     Tier.GENERAL: Rate(60, 10),
     Tier.DEVICE: Rate(600, 120),
+    Tier.FAILED: Rate(60, 30),
 }
 
 
@@ -56,6 +58,15 @@ class RateLimiter:
     def __len__(self) -> int:
         """How many buckets are held."""
         return len(self._buckets)
+
+    def wait(self, tier: Tier, client: str, now: float) -> float:
+        """Seconds until there will be one to take; 0.0 when there is. Takes none."""
+        bucket = self._buckets.get((tier, client))
+        if bucket is None:
+            return 0.0
+        rate = self._rates[tier]
+        left = bucket.left + max(0.0, now - bucket.at) * rate.per_minute / 60
+        return 0.0 if left >= 1 else (1 - left) * 60 / rate.per_minute
 
     def take(self, tier: Tier, client: str, now: float) -> float:
         """Takes one; 0.0 when there was one, else the seconds until there will be. `now` is monotonic."""

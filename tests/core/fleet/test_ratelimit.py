@@ -49,3 +49,12 @@ def test_what_counts_as_what() -> None:
     assert tier_of("PUT", "/api/v1/nodes/n/heartbeat", device=False) is Tier.GENERAL
     assert tier_of("PUT", "/api/v1/nodes/n/heartbeat", device=True) is Tier.DEVICE
     assert tier_of("POST", "/api/v1/tasks", device=False) is Tier.TASK
+
+
+def test_looking_takes_nothing() -> None:
+    limiter = RateLimiter(RATES)
+    assert limiter.wait(Tier.AUTH, "a", 0.0) == 0.0
+    for _ in range(3):
+        assert limiter.wait(Tier.AUTH, "a", 0.0) == 0.0
+        limiter.take(Tier.AUTH, "a", 0.0)
+    assert limiter.wait(Tier.AUTH, "a", 0.5) == 0.5
