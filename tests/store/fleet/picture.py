@@ -3,7 +3,6 @@
 Written by `python -m tests.store.fleet.picture` (from the repository's root).
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -97,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
