@@ -1,13 +1,11 @@
 """A small pool of read-only connections. A reader never checkpoints and is never waited for by the writer."""
 
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import apsw
@@ -16,6 +14,7 @@ import trio
 from ambientd.store.connection import open_reader
 from ambientd.store.faults import translate
 from ambientd.store.kind import DatabaseKind
+from ambientd.store.loan import Loan
 from ambientd.store.threads import RunSync
 from ambientd.store.unit import NODE
 
@@ -42,7 +41,7 @@ class Readers:
     async def read(self, work: Callable[[Any], T], now: datetime) -> T:
         """Runs `work` against one snapshot. Cancelled: the query is interrupted, and waited for."""
         async with self._limit:
-            loan = _Loan()
+            loan = Loan()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_interrupt_when_cancelled, loan)
                 await self._run_sync(partial(self._lend, loan, work, now))
@@ -54,10 +53,10 @@ class Readers:
         value: T = loan.value
         return value
 
-    def _lend(self, loan: "_Loan", work: Callable[[Any], Any], now: datetime) -> None:
+    def _lend(self, loan: Loan, work: Callable[[Any], Any], now: datetime) -> None:
         with loan:
             connection = self._take()
-            loan.hold(connection)
+            loan.hold(connection.interrupt)
             try:
                 connection.execute("BEGIN")
                 loan.value = work(self._kind.begin(connection, now))
@@ -99,40 +98,7 @@ class Readers:
             self._idle.pop().close()
 
 
-class _Loan:
-    """One read under way: which connection to interrupt, and what came of it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._connection: apsw.Connection | None = None
-        self.value: Any = None
-        self.error: Exception | None = None
-
-    def hold(self, connection: apsw.Connection | None) -> None:
-        """Only while it is held can the connection be interrupted: later it may serve another read."""
-        with self._lock:
-            self._connection = connection
-
-    def interrupt(self) -> None:
-        """Ends the running query, if one is running."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.interrupt()
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        """Keeps the error for the waiter: raised in a nursery it would come out wrapped in a group."""
-        if isinstance(error, Exception):
-            self.error = error
-            return True
-        return False
-
-
-async def _interrupt_when_cancelled(loan: _Loan) -> None:
+async def _interrupt_when_cancelled(loan: Loan) -> None:
     try:
         await trio.sleep_forever()
     finally:

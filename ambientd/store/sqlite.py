@@ -46,6 +46,11 @@ class SqliteStoreFacts(NamedTuple):
     waiting: int
     commits: int
 
+    @property
+    def engine(self) -> str:
+        """Which database this is."""
+        return "sqlite"
+
 
 class SqliteDatabase(Generic[X]):
     """The one way to a database. Usable at once; answers StoreError until `run` has opened it.
