@@ -138,12 +138,11 @@ class Accounts:
         user, stored = await self._store.read(find)
         if not await self._passwords.matches(password, stored) or user is None:
             return _WRONG
-        user_id, family = user.user_id, self._new_id()
+        user_id, family, now = user.user_id, self._new_id(), self._clock.now()
 
         def work(tx: FleetTransaction) -> Issued | Rejected:
             if tx.users.password_hash(user_id) != stored:
                 return _WRONG  # changed meanwhile
-            now = self._clock.now()
             tx.users.note_login(user_id, now)
             return self._issue(tx, user_id, family, now, parent=None)
 
@@ -158,12 +157,13 @@ class Accounts:
         if not await self._passwords.matches(old, stored):
             return _WRONG
         fresh = await self._passwords.hash(new)
+        now = self._clock.now()
 
         def work(tx: FleetTransaction) -> Rejected | None:
             if tx.users.password_hash(user_id) != stored:
                 return _WRONG
             tx.users.set_password(user_id, fresh)
-            tx.tokens.revoke_user(user_id, self._clock.now(), "password changed")
+            tx.tokens.revoke_user(user_id, now, "password changed")
             return None
 
         return await self._store.write(work)
@@ -174,10 +174,9 @@ class Accounts:
         """The next pair of a family."""
         if kind_of(token) is not TokenKind.REFRESH:
             return Rejected("NOT_AUTHENTICATED", sentence_of(Refresh.UNKNOWN))
-        shown_hash = self._hashes.of(TokenKind.REFRESH, token)
+        shown_hash, now = self._hashes.of(TokenKind.REFRESH, token), self._clock.now()
 
         def work(tx: FleetTransaction) -> Issued | Rejected:
-            now = self._clock.now()
             shown = tx.tokens.refresh(shown_hash)
             after = None
             if shown is not None and shown.successor_hash is not None:
@@ -195,13 +194,13 @@ class Accounts:
 
     async def log_out(self, token: str) -> bool:
         """Revokes the family of a refresh token; False when there is no such token."""
-        token_hash = self._hashes.of(TokenKind.REFRESH, token)
+        token_hash, now = self._hashes.of(TokenKind.REFRESH, token), self._clock.now()
 
         def work(tx: FleetTransaction) -> bool:
             shown = tx.tokens.refresh(token_hash)
             if shown is None:
                 return False
-            tx.tokens.revoke_family(shown.family_id, self._clock.now(), "logged out")
+            tx.tokens.revoke_family(shown.family_id, now, "logged out")
             return True
 
         return await self._store.write(work)
@@ -282,7 +281,8 @@ class Accounts:
 
     async def revoke_key(self, user_id: str, key_id: str) -> bool:
         """False when the account has no such key that is still good."""
-        return await self._store.write(lambda tx: tx.users.revoke_key(user_id, key_id, self._clock.now()))
+        now = self._clock.now()
+        return await self._store.write(lambda tx: tx.users.revoke_key(user_id, key_id, now))
 
     def _key(self, user_id: str, name: str, scopes: tuple[str, ...], lifetime: timedelta | None) -> NewKey:
         text, now = build_token(TokenKind.API_KEY, self._random(RANDOM_BYTES)), self._clock.now()

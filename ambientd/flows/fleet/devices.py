@@ -1,7 +1,7 @@
 """Nodes as devices: join tokens, enrolment, rotation, revocation, and who signs a request."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import msgspec
 
@@ -76,9 +76,8 @@ class Devices:
 
     async def revoke_join(self, owner_id: str, token_id: str) -> bool:
         """False when the owner has no such token that is still good."""
-        return await self._store.write(
-            lambda tx: tx.devices.revoke_join(owner_id, token_id, self._clock.now())
-        )
+        at = self._clock.now()
+        return await self._store.write(lambda tx: tx.devices.revoke_join(owner_id, token_id, at))
 
     async def enrol(
         self,
@@ -101,8 +100,9 @@ class Devices:
             return _NO_PROOF
         token_hash = self._hashes.of(TokenKind.JOIN, join_token)
 
+        now = self._clock.now()
+
         def work(tx: FleetTransaction) -> Enrolled | Rejected:
-            now = self._clock.now()
             join = tx.devices.join(token_hash)
             if join is None or join.revoked_at is not None or now >= join.expires_at:
                 return _NO_TOKEN
@@ -115,7 +115,7 @@ class Devices:
                 return Rejected("CONFLICT", f"the node id {node_id} is another owner's; choose another one")
             if not again and tx.devices.spend_join(token_hash, node_id, now) is None:
                 return _NO_TOKEN
-            enrolled = self._credential(tx, node, public_key, rotated_from=None)
+            enrolled = self._credential(tx, node, public_key, at=now)
             tx.devices.revoke(node_id, now, keep=enrolled.credential.credential_id)
             return enrolled
 
@@ -132,6 +132,7 @@ class Devices:
         message = enrol_bytes(node_id=old.node_id, public_key=public_key, join_token=old.credential_id)
         if not is_sound(public_key) or not is_signed(public_key, message, proof):
             return _NO_PROOF
+        now = self._clock.now()
 
         def work(tx: FleetTransaction) -> Enrolled | Rejected:
             node = tx.nodes.get(old.node_id, owner_id=device.owner_id)
@@ -141,24 +142,25 @@ class Devices:
             )
             if node is None or not good:
                 return Rejected("NOT_AUTHENTICATED", "this credential is revoked; join again")
-            return self._credential(tx, node, public_key, rotated_from=old.credential_id)
+            return self._credential(tx, node, public_key, at=now, rotated_from=old.credential_id)
 
         return await self._whole(work)
 
     async def confirm(self, device: Device) -> int:
         """The node has kept this credential and uses it: all others of it are revoked; how many."""
-        credential = device.credential
+        credential, at = device.credential, self._clock.now()
         return await self._store.write(
-            lambda tx: tx.devices.revoke(credential.node_id, self._clock.now(), keep=credential.credential_id)
+            lambda tx: tx.devices.revoke(credential.node_id, at, keep=credential.credential_id)
         )
 
     async def revoke(self, owner_id: str, node_id: str) -> int | None:
         """Revokes the credentials of an owner's node; how many, None when the owner has no such node."""
+        at = self._clock.now()
 
         def work(tx: FleetTransaction) -> int | None:
             if tx.nodes.get(node_id, owner_id=owner_id) is None:
                 return None
-            return tx.devices.revoke(node_id, self._clock.now())
+            return tx.devices.revoke(node_id, at)
 
         return await self._store.write(work)
 
@@ -173,7 +175,13 @@ class Devices:
         return device
 
     def _credential(
-        self, tx: FleetTransaction, node: NodeRecord, public_key: bytes, *, rotated_from: str | None
+        self,
+        tx: FleetTransaction,
+        node: NodeRecord,
+        public_key: bytes,
+        *,
+        at: datetime,
+        rotated_from: str | None = None,
     ) -> Enrolled:
         token = build_token(TokenKind.DEVICE, self._random(RANDOM_BYTES))
         credential = DeviceCredential(
@@ -181,7 +189,7 @@ class Devices:
             node_id=node.node_id,
             token_hash=self._hashes.of(TokenKind.DEVICE, token),
             public_key=public_key,
-            created_at=self._clock.now(),
+            created_at=at,
             rotated_from=rotated_from,
         )
         tx.devices.add(credential)
