@@ -3,6 +3,7 @@
 import msgspec
 
 from ambientd.wire.fleet_enums import Role
+from ambientd.wire.fleet_messages import CapabilitiesBody
 
 
 class RegisterRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -121,15 +122,6 @@ class JoinTokensAnswer(msgspec.Struct):
     """An owner's join tokens, newest first."""
 
     tokens: list[JoinTokenView]
-
-
-class CapabilitiesBody(msgspec.Struct, forbid_unknown_fields=True):
-    """What a node can do; Mbit/s and GB."""
-
-    bandwidth_mbps: float
-    cpu_cores: int
-    memory_gb: float
-    gpu_available: bool = False
 
 
 class EnrolRequest(msgspec.Struct, forbid_unknown_fields=True):

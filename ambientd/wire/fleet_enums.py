@@ -86,6 +86,14 @@ class DetachReason(StrEnum):
     NODE_REJECTED = "node_rejected"
 
 
+class Verdict(StrEnum):
+    """What a node that is back shall do with a task: go on, end it, or begin it (anew)."""
+
+    KEEP = "keep"
+    STOP = "stop"
+    START = "start"
+
+
 class NodeEventKind(StrEnum):
     """Rows of a node's history that are events and no reports."""
 

@@ -1,6 +1,7 @@
 """Which nodes get a task: pure, from what the registry says at that moment."""
 
 from collections.abc import Iterable
+from datetime import datetime
 
 import msgspec
 
@@ -16,6 +17,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     connect session or a task that will be one."""
 
     node_id: str
+    registered_at: datetime
     node_type: NodeType
     capabilities: Capabilities
     active: int = 0
@@ -42,16 +44,15 @@ def choose(
     kind: TaskType,
     requirements: Requirements,
     *,
-    attached: int,
+    missing: int,
     candidates: Iterable[Candidate],
     most: int = MAX_ACTIVE_PER_NODE,
 ) -> list[str]:
-    """The nodes to attach, in the order of the candidates, until the task has as many as it needs.
+    """The nodes to attach, up to as many as the task misses, in the order of the candidates.
 
     Candidates come oldest registration first. Fewer than it needs are attached as well: they keep their place
     while the task is pending.
     """
-    missing = requirements.min_nodes - attached
     chosen: list[str] = []
     for candidate in candidates:
         if len(chosen) >= missing:

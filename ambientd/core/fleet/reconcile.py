@@ -1,71 +1,64 @@
-"""A node comes back and says what it runs: what goes on, what stops, who gives way.
+"""A node is back and says what it runs: what it shall keep, stop, start. Pure."""
 
-The rule: work that is healthy at the node it was first given to goes on; a replacement that has not begun it
-gives way; one that has begun it keeps it, and the older copy stops.
-"""
-
-from collections.abc import Sequence
-from enum import StrEnum
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-import msgspec
+from ambientd.core.fleet.records import AssignmentRecord
+from ambientd.wire.fleet_enums import TASK_ENDED, DetachReason, ExecutionStatus, Verdict
 
-from ambientd.core.fleet.records import AssignmentRecord, TaskRecord
-from ambientd.wire.fleet_enums import TASK_ENDED, DetachReason, ExecutionStatus
-
-
-class Running(msgspec.Struct, frozen=True, kw_only=True):
-    """A task that a node says it runs."""
-
-    task_id: str
-    session_id: str | None = None
+_RUNS = frozenset({ExecutionStatus.ASSIGNED, ExecutionStatus.IN_PROGRESS})
 
 
-class Verdict(StrEnum):
-    """What the node is to do with it."""
+class Reconciled(NamedTuple):
+    """`verdicts` by task. `back`: tasks that the node gets back, since it still runs them. `lost`: tasks that
+    it had begun and no longer runs, which it gets anew."""
 
-    KEEP = "keep"
-    STOP = "stop"
-
-
-class Decision(NamedTuple):
-    """`take_back`: the node had lost the task and has it again; `surplus`: nodes that give way."""
-
-    verdict: Verdict
-    take_back: bool = False
-    surplus: tuple[str, ...] = ()
-
-
-# For these the node itself was meant, not its being away.
-_FOR_GOOD = frozenset(
-    {
-        DetachReason.TASK_ENDED,
-        DetachReason.SESSION_ENDED,
-        DetachReason.STOPPED,
-        DetachReason.SURPLUS,
-        DetachReason.NODE_DELETED,
-        DetachReason.NODE_REJECTED,
-    }
-)
-_STOP = Decision(Verdict.STOP)
+    verdicts: Mapping[str, Verdict]
+    back: tuple[str, ...]
+    lost: tuple[str, ...]
 
 
 def reconcile(
-    task: TaskRecord | None, mine: AssignmentRecord | None, everybody: Sequence[AssignmentRecord]
-) -> Decision:
-    """What becomes of a task that a node runs. `everybody`: all assignments of the task."""
-    if task is None or mine is None or task.status in TASK_ENDED:
-        return _STOP
-    if mine.disconnected_at is None:
-        return Decision(Verdict.KEEP)
-    if mine.reason in _FOR_GOOD:
-        return _STOP
-    current = [one for one in everybody if one.disconnected_at is None]
-    missing = task.requirements.min_nodes - len(current)
-    if missing > 0:
-        return Decision(Verdict.KEEP, take_back=True)
-    idle = [one for one in current if one.execution_status is ExecutionStatus.ASSIGNED]
-    if not idle:
-        return _STOP
-    latest = max(idle, key=lambda one: (one.assigned_at, one.node_id))
-    return Decision(Verdict.KEEP, take_back=True, surplus=(latest.node_id,))
+    running: Iterable[str], assignments: Mapping[str, AssignmentRecord], held_elsewhere: frozenset[str]
+) -> Reconciled:
+    """Compares what a node runs with its assignments, current and former.
+
+    `held_elsewhere`: tasks that another node has now. Work that runs is kept as long as nobody has completed
+    it, but for work whose task must never run twice and that another node has.
+    """
+    listed = dict.fromkeys(running)
+    verdicts, back, lost = {}, [], []
+    for task_id in listed:
+        assignment = assignments.get(task_id)
+        verdicts[task_id] = verdict = _for_running(assignment, task_id in held_elsewhere)
+        former = assignment is not None and assignment.disconnected_at is not None
+        if former and verdict is Verdict.KEEP:
+            back.append(task_id)
+    for task_id, assignment in assignments.items():
+        if task_id in listed or assignment.disconnected_at is not None:
+            continue
+        if assignment.task_status in TASK_ENDED or assignment.execution_status not in _RUNS:
+            continue
+        verdicts[task_id] = Verdict.START
+        if assignment.execution_status is ExecutionStatus.IN_PROGRESS:
+            lost.append(task_id)
+    return Reconciled(verdicts, tuple(back), tuple(lost))
+
+
+def _for_running(assignment: AssignmentRecord | None, held_elsewhere: bool) -> Verdict:
+    if assignment is None or assignment.task_status in TASK_ENDED:
+        return Verdict.STOP
+    if assignment.disconnected_at is None or assignment.reason is DetachReason.MOVED:
+        return Verdict.KEEP
+    if assignment.reason is DetachReason.STOPPED and not held_elsewhere:
+        return Verdict.KEEP
+    return Verdict.STOP
+
+
+def surplus(assignments: Sequence[AssignmentRecord], min_nodes: int) -> list[str]:
+    """Nodes that need not begin a task since it has more than it needs: those that have not begun it, the
+    latest first. `assignments` are the task's current ones."""
+    spare = len(assignments) - min_nodes
+    idle = [a for a in assignments if a.execution_status is ExecutionStatus.ASSIGNED]
+    idle.sort(key=lambda a: (a.assigned_at, a.node_id), reverse=True)
+    return [a.node_id for a in idle[: max(0, spare)]]

@@ -5,18 +5,19 @@ from typing import Any
 
 import msgspec
 
-from ambientd.core.fleet.records import ConnectSession, TaskRecord
+from ambientd.core.fleet.records import ConnectSession, NodeEvent, TaskRecord
 from ambientd.core.fleet.tasktypes import CONNECT_ONLY
 from ambientd.core.fleet.tokens import RANDOM_BYTES, TokenHashes, TokenKind, build_token
-from ambientd.flows.fleet.work import NO_TASK, connected_event, offer
+from ambientd.flows.fleet.tasks import NO_TASK
+from ambientd.flows.fleet.work import WorkRules, end_session, finish, offer_pending
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import Rejected
 from ambientd.ports.fleet.passwords import Randomness
 from ambientd.ports.fleet.store import FleetStore, FleetTransaction
 from ambientd.wire.fleet_enums import (
     ConnectStatus,
-    DetachReason,
     EgressProfile,
+    NodeEventKind,
     TaskStatus,
     TunnelProtocol,
 )
@@ -35,10 +36,17 @@ class Connect:
     """The use cases of connect sessions."""
 
     def __init__(
-        self, *, store: FleetStore, clock: Clock, hashes: TokenHashes, randomness: Randomness
+        self,
+        *,
+        store: FleetStore,
+        clock: Clock,
+        hashes: TokenHashes,
+        randomness: Randomness,
+        rules: WorkRules,
     ) -> None:
         self._store = store
         self._clock = clock
+        self._rules = rules
         self._hashes = hashes
         self._random = randomness
 
@@ -72,7 +80,7 @@ class Connect:
             )
             if not tx.sessions.start(session):
                 return Rejected("CONFLICT", "this session, or another one of its node, is active")
-            tx.history.add_events([connected_event(session.node_id, task, session.session_id, now)])
+            tx.history.add_events([_connected(session, task)])
             return Started(session=session, session_token=token)
 
         return await self._store.write(work)
@@ -91,7 +99,7 @@ class Connect:
             if session is None or session.status is not ConnectStatus.ACTIVE:
                 return NO_SESSION
             if now >= session.expires_at:
-                tx.sessions.end(requester_id, session_id, ConnectStatus.EXPIRED, now, "its time was up")
+                end_session(tx, requester_id, session_id, ConnectStatus.EXPIRED, "expired", now)
             else:
                 tx.sessions.beat(requester_id, session_id, now, node_id=_moved(tx, session))
             return tx.sessions.get(requester_id, session_id) or NO_SESSION
@@ -106,14 +114,24 @@ class Connect:
             session = tx.sessions.get(requester_id, session_id)
             if session is None:
                 return NO_SESSION
-            if tx.sessions.end(requester_id, session_id, ConnectStatus.ENDED, now, "stopped"):
-                tx.assignments.lock()
-                tx.tasks.finish(session.task_id, TaskStatus.COMPLETED, now, result=None)
-                tx.assignments.detach(session.task_id, now, DetachReason.SESSION_ENDED)
-                offer(tx, now)
+            if end_session(tx, requester_id, session_id, ConnectStatus.ENDED, "stopped", now):
+                finish(tx, session.task_id, TaskStatus.COMPLETED, now)
+                offer_pending(tx, now, self._rules)
             return tx.sessions.get(requester_id, session_id) or NO_SESSION
 
         return await self._store.write(work)
+
+
+def _connected(session: ConnectSession, task: TaskRecord) -> NodeEvent:
+    """The event that a session began at its node."""
+    return NodeEvent(
+        node_id=session.node_id,
+        kind=NodeEventKind.TASK_CONNECTED,
+        task_id=task.task_id,
+        task_type=task.task_type,
+        at=session.created_at,
+        session_id=session.session_id,
+    )
 
 
 def _moved(tx: FleetTransaction, session: ConnectSession) -> str | None:

@@ -1,14 +1,14 @@
 """The registry: nodes come, report, leave, are rejected, and are never forgotten for having been away."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Protocol
 
 import msgspec
 
 from ambientd.core.fleet.records import (
     HistoryRow,
     NewNode,
+    NodeEvent,
     NodeQuery,
     NodeRecord,
     NodeReport,
@@ -16,22 +16,16 @@ from ambientd.core.fleet.records import (
     ReportOutcome,
     TaskStats,
 )
-from ambientd.flows.fleet.work import offer, take_away
+from ambientd.core.records import AuditEntry
+from ambientd.flows.fleet.reach import NO_NODE, REVOKED, Reach, find, replayed
+from ambientd.flows.fleet.work import WorkRules, delete_node, offer_to_node, register, reject_node
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import Rejected
+from ambientd.ports.fleet.reports import ReportIntake
 from ambientd.ports.fleet.store import FleetStore, FleetTransaction
-from ambientd.wire.fleet_enums import ConnectStatus, DetachReason, NodeStatus, ReportRefusal
-from ambientd.wire.messages import ErrorDetail
+from ambientd.wire.fleet_enums import NodeStatus, ReportRefusal
 
-NO_NODE = Rejected("NOT_FOUND", "there is no such node")
-_REVOKED = Rejected("NOT_AUTHENTICATED", "this credential is revoked; join again")
-
-
-class Reports(Protocol):
-    """Takes reports, many callers' in one commit."""
-
-    async def take(self, reports: Sequence[NodeReport]) -> list[ReportOutcome]:
-        """Outcomes in the order of the reports; raises as `FleetStore.write`."""
+_PART = Callable[[FleetTransaction, str, str, datetime, WorkRules], list[str] | None]
 
 
 class ClusterStats(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,30 +38,30 @@ class ClusterStats(msgspec.Struct, frozen=True, kw_only=True):
 class Registry:
     """The use cases of nodes."""
 
-    def __init__(self, *, store: FleetStore, clock: Clock, reports: Reports) -> None:
+    def __init__(self, *, store: FleetStore, clock: Clock, reports: ReportIntake, rules: WorkRules) -> None:
         self._store = store
         self._clock = clock
         self._reports = reports
+        self._rules = rules
 
-    async def register(self, node: NewNode) -> NodeRecord | Rejected:
+    async def register(self, node: NewNode, by: str) -> NodeRecord | Rejected:
         """Adds a node, or takes the owner's own back under its id; waiting work is offered to it."""
         at = self._clock.now()
 
         def work(tx: FleetTransaction) -> NodeRecord | None:
-            registered = tx.nodes.register(node, at)
-            if registered is not None:
-                tx.assignments.lock()
-                offer(tx, at)
-            return registered
+            made = register(tx, node, at, self._rules)
+            if made is not None:
+                tx.audit.append(AuditEntry(kind="node_registered", at=at, actor=by, subject=node.node_id))
+            return made
 
-        registered = await self._store.write(work)
-        if registered is None:
+        made = await self._store.write(work)
+        if made is None:
             return Rejected("CONFLICT", f"the node id {node.node_id} is another owner's; choose another one")
-        return registered
+        return made
 
-    async def get(self, node_id: str) -> NodeRecord | Rejected:
-        """One node of any owner: what is shown of it is decided by the view."""
-        return await self._store.read(lambda tx: tx.nodes.get(node_id)) or NO_NODE
+    async def get(self, reach: Reach) -> NodeRecord | Rejected:
+        """One node."""
+        return await self._store.read(lambda tx: find(tx, reach)) or NO_NODE
 
     async def page(self, query: NodeQuery) -> list[NodeRecord]:
         """One page of nodes, newest registration first."""
@@ -77,53 +71,42 @@ class Registry:
         """The cluster's statistics."""
         return await self._store.read(lambda tx: ClusterStats(nodes=tx.nodes.stats(), tasks=tx.tasks.stats()))
 
-    async def history(
-        self, node_id: str, owner_id: str, limit: int, before_id: int | None
-    ) -> list[HistoryRow] | Rejected:
-        """Reports and events of an owner's node, newest first."""
+    async def history(self, reach: Reach, limit: int, before_id: int | None) -> list[HistoryRow] | Rejected:
+        """Reports and events of a node, newest first."""
 
-        def work(tx: FleetTransaction) -> list[HistoryRow] | None:
-            if tx.nodes.get(node_id, owner_id=owner_id) is None:
-                return None
-            return tx.history.rows(node_id, limit, before_id)
+        def work(tx: FleetTransaction) -> list[HistoryRow] | Rejected:
+            return tx.history.rows(reach.node_id, limit, before_id) if find(tx, reach) else NO_NODE
 
-        found = await self._store.read(work)
-        return NO_NODE if found is None else found
+        return await self._store.read(work)
 
-    async def delete(self, node_id: str, owner_id: str) -> Rejected | None:
+    async def activity(self, reach: Reach, limit: int) -> list[NodeEvent] | Rejected:
+        """Events of a node, newest first."""
+
+        def work(tx: FleetTransaction) -> list[NodeEvent] | Rejected:
+            return tx.history.activity(reach.node_id, limit) if find(tx, reach) else NO_NODE
+
+        return await self._store.read(work)
+
+    async def delete(self, node_id: str, owner_id: str, by: str) -> Rejected | None:
         """Takes a node out of the registry; its work goes elsewhere, its owner may bring it back."""
+        return await self._leave(node_id, owner_id, by, delete_node, "node_deleted")
 
-        def mark(tx: FleetTransaction, at: datetime) -> bool:
-            return tx.nodes.delete(node_id, owner_id, at)
-
-        return await self._leave(node_id, mark, DetachReason.NODE_DELETED)
-
-    async def reject(self, node_id: str, owner_id: str) -> Rejected | None:
+    async def reject(self, node_id: str, owner_id: str, by: str) -> Rejected | None:
         """Refuses a node: its reports no longer make it online, its work goes elsewhere."""
+        return await self._leave(node_id, owner_id, by, reject_node, "node_rejected")
 
-        def mark(tx: FleetTransaction, at: datetime) -> bool:
-            return tx.nodes.reject(node_id, owner_id, at)
-
-        return await self._leave(node_id, mark, DetachReason.NODE_REJECTED)
-
-    async def _leave(self, node_id: str, mark: "Mark", reason: DetachReason) -> Rejected | None:
+    async def _leave(self, node_id: str, owner_id: str, by: str, part: _PART, kind: str) -> Rejected | None:
         at = self._clock.now()
 
-        def work(tx: FleetTransaction) -> bool:
-            tx.assignments.lock()
-            if not mark(tx, at):
-                return False
-            if reason is DetachReason.NODE_DELETED:
-                tx.devices.revoke(node_id, at)
-            session = tx.sessions.active_of_node(node_id)
-            if session is not None:
-                tx.sessions.end(
-                    session.requester_id, session.session_id, ConnectStatus.ENDED, at, reason.value
-                )
-            take_away(tx, [one.task_id for one in tx.assignments.of_node(node_id)], node_id, at, reason)
-            return True
+        def work(tx: FleetTransaction) -> Rejected | None:
+            tasks = part(tx, node_id, owner_id, at, self._rules)
+            if tasks is None:
+                return NO_NODE
+            detail = {"tasks": len(tasks)}
+            tx.audit.append(AuditEntry(kind=kind, at=at, actor=by, subject=node_id, detail=detail))
+            return None
 
-        return None if await self._store.write(work) else NO_NODE
+        return await self._store.write(work)
 
     async def report(self, report: NodeReport) -> ReportOutcome | Rejected:
         """Takes one report; whoever was away is back with it, and waiting work is offered to it."""
@@ -133,21 +116,21 @@ class Registry:
     async def report_all(self, reports: Sequence[NodeReport]) -> list[ReportOutcome]:
         """Takes reports of one node that waited, in order."""
         outcomes = await self._reports.take(reports)
-        if any(one.refused is None and one.before is not NodeStatus.ONLINE for one in outcomes):
+        back = {one.node_id for one in outcomes if _is_back(one)}
+        if back:
             at = self._clock.now()
 
             def work(tx: FleetTransaction) -> None:
-                tx.assignments.lock()
-                offer(tx, at)
+                for node_id in sorted(back):
+                    offer_to_node(tx, node_id, at, self._rules)
 
             await self._store.write(work)
         return outcomes
 
 
-class Mark(Protocol):
-    """Marks a node in a transaction; False when the owner has no such node."""
-
-    def __call__(self, tx: FleetTransaction, at: datetime, /) -> bool: ...
+def _is_back(outcome: ReportOutcome) -> bool:
+    away = outcome.before in (NodeStatus.UNKNOWN, NodeStatus.OFFLINE)
+    return outcome.refused is None and away and outcome.status is NodeStatus.ONLINE
 
 
 def refusal_of(outcome: ReportOutcome) -> Rejected | None:
@@ -158,12 +141,6 @@ def refusal_of(outcome: ReportOutcome) -> Rejected | None:
         case ReportRefusal.NO_NODE:
             return NO_NODE
         case ReportRefusal.REVOKED:
-            return _REVOKED
+            return REVOKED
         case ReportRefusal.REPLAYED:
             return replayed(outcome.last_request_seq or 0)
-
-
-def replayed(last: int) -> Rejected:
-    """A request whose number was taken before; the sender goes on behind the last one."""
-    detail = ErrorDetail("sequence", "replayed", f"the last number taken is {last}", f"> {last}")
-    return Rejected("REPLAYED", "a request with this number was taken before", (detail,))

@@ -1,252 +1,330 @@
-"""Work of the cluster: tasks come in, find their nodes, and end; whatever frees a node offers it what waits.
+"""Work and the nodes that do it: submitting, assigning, ending, clearing.
 
-Everything that changes who has what runs under `assignments.lock`: no task is given out twice, also not by
-several processes over one database.
+Each function is part of one transaction (`FleetStore.write`), so that what it decides and what it writes see
+the same state, and events are written with what they tell of. Functions that change assignments take the
+assignments' lock first: of several control-plane processes one decides at a time.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import Any
 
 import msgspec
 
-from ambientd.core.fleet.assign import choose, status_for
-from ambientd.core.fleet.reconcile import Running, Verdict, reconcile
+from ambientd.core.fleet.assign import MAX_ACTIVE_PER_NODE, Candidate, can_take, choose, status_for
+from ambientd.core.fleet.reconcile import Reconciled, reconcile, surplus
 from ambientd.core.fleet.records import (
-    AssignmentRecord,
     DeletedTask,
+    NewNode,
     NewTask,
-    NodeEvent,
-    TaskQuery,
+    NodeRecord,
     TaskRecord,
-    TaskWork,
 )
-from ambientd.core.fleet.tasktypes import TASK_TYPES
-from ambientd.ports.clock import Clock
-from ambientd.ports.errors import Rejected
-from ambientd.ports.fleet.store import FleetStore, FleetTransaction
+from ambientd.core.fleet.tasktypes import TASK_TYPES, TaskType
+from ambientd.ports.fleet.store import FleetTransaction
 from ambientd.wire.fleet_enums import (
     TASK_ENDED,
     ConnectStatus,
     DetachReason,
     ExecutionStatus,
-    NodeEventKind,
     TaskStatus,
 )
 
-OFFERED_MAX = 200  # waiting tasks looked at when a node becomes free; the sweep looks at the rest
-CANDIDATES_MAX = 2000  # nodes looked at for one task
-NO_TASK = Rejected("NOT_FOUND", "there is no such task")
-_ENDS = {ExecutionStatus.COMPLETED: TaskStatus.COMPLETED, ExecutionStatus.FAILED: TaskStatus.FAILED}
+CANDIDATES_PAGE = 256  # looked at in one query; the search goes on until enough are found
+PENDING_LOOKED_AT = 500  # pending tasks that are offered to a node that has become free
 
 
-class Given(msgspec.Struct, frozen=True, kw_only=True):
-    """An assignment with what its node needs to do it."""
+class WorkRules(msgspec.Struct, frozen=True, kw_only=True):
+    """How much a node is given. `max_active`: tasks at once."""
 
-    assignment: AssignmentRecord
-    work: TaskWork
-
-
-class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
-    """What a node has now, and what it is to do with each task that it said it runs."""
-
-    given: tuple[Given, ...]
-    verdicts: tuple[tuple[str, Verdict], ...]
+    max_active: int = MAX_ACTIVE_PER_NODE
 
 
-class Work:
-    """The use cases of tasks."""
-
-    def __init__(self, *, store: FleetStore, clock: Clock, warn: Callable[..., object]) -> None:
-        """`warn(event, **facts)` tells of what went wrong without stopping anything."""
-        self._store = store
-        self._clock = clock
-        self._warn = warn
-
-    # --- of people
-
-    async def submit(self, task: NewTask) -> TaskRecord:
-        """Adds a task that was found valid and gives it to the nodes that can take it."""
-
-        def work(tx: FleetTransaction) -> TaskRecord:
-            tx.assignments.lock()
-            tx.tasks.add(task)
-            place(tx, _known(tx, task.task_id), task.at)
-            return _known(tx, task.task_id)
-
-        return await self._store.write(work)
-
-    async def get(self, task_id: str, creator_id: str) -> TaskRecord | Rejected:
-        """One task of its creator."""
-        found = await self._store.read(lambda tx: tx.tasks.get(task_id, creator_id=creator_id))
-        return found or NO_TASK
-
-    async def page(self, query: TaskQuery) -> list[TaskRecord]:
-        """One page of tasks, newest first."""
-        return await self._store.read(lambda tx: tx.tasks.page(query))
-
-    async def delete(self, task_id: str, creator_id: str) -> DeletedTask | Rejected:
-        """Clears a task; every node that has or had it keeps an event. An event that cannot be written is
-        warned of and stops nothing (R1.27)."""
-        at = self._clock.now()
-
-        def work(tx: FleetTransaction) -> DeletedTask | None:
-            if tx.tasks.get(task_id, creator_id=creator_id) is None:
-                return None
-            tx.assignments.lock()
-            end_sessions(tx, task_id, at, "the task was deleted")
-            deleted = tx.tasks.delete(task_id, at)
-            offer(tx, at)
-            return deleted
-
-        deleted = await self._store.write(work)
-        if deleted is None:
-            return NO_TASK
-        if deleted.failure is not None:
-            self._warn("fleet.history_failed", task=task_id, reason=deleted.failure)
-        return deleted
-
-    # --- of nodes
-
-    async def given(self, node_id: str) -> list[Given]:
-        """What a node has, with what it needs to do it."""
-        return await self._store.read(lambda tx: _given(tx, node_id))
-
-    async def reconcile(self, node_id: str, running: Sequence[Running]) -> Reconciled:
-        """Hears what a node runs, after it was away or at any time: healthy work that nobody else has done
-        goes on, also when it was meanwhile given to another node; what is done or gone is stopped.
-        """
-        at = self._clock.now()
-
-        def work(tx: FleetTransaction) -> Reconciled:
-            tx.assignments.lock()
-            verdicts = [(one.task_id, self._settle(tx, node_id, one, at)) for one in running]
-            return Reconciled(given=tuple(_given(tx, node_id)), verdicts=tuple(verdicts))
-
-        return await self._store.write(work)
-
-    def _settle(self, tx: FleetTransaction, node_id: str, one: Running, at: datetime) -> Verdict:
-        task, mine = tx.tasks.get(one.task_id), tx.assignments.get(one.task_id, node_id)
-        decided = reconcile(task, mine, tx.assignments.of_task(one.task_id) if task else ())
-        if decided.verdict is Verdict.STOP:
-            return decided.verdict
-        if decided.take_back:
-            tx.assignments.reattach(one.task_id, node_id, at)
-        if decided.surplus:
-            tx.assignments.detach(one.task_id, at, DetachReason.SURPLUS, nodes=decided.surplus)
-        tx.assignments.note_execution(
-            one.task_id, node_id, ExecutionStatus.IN_PROGRESS, at, session_id=one.session_id
-        )
-        if task is not None and decided.take_back:
-            place(tx, _known(tx, one.task_id), at)
-        return decided.verdict
-
-    async def finish(
-        self, node_id: str, task_id: str, execution: ExecutionStatus, *, result: Any, session_id: str | None
-    ) -> TaskRecord | Rejected:
-        """A node's result. The first one ends the task; the same node's again changes nothing."""
-        at = self._clock.now()
-
-        def work(tx: FleetTransaction) -> TaskRecord | Rejected:
-            tx.assignments.lock()
-            task, mine = tx.tasks.get(task_id), tx.assignments.get(task_id, node_id)
-            if task is None or mine is None:
-                return NO_TASK
-            if task.status in TASK_ENDED:
-                same = mine.execution_status is execution
-                return task if same else Rejected("CONFLICT", f"the task has already {task.status.value}")
-            if mine.disconnected_at is not None and not tx.assignments.reattach(task_id, node_id, at):
-                return NO_TASK
-            tx.assignments.note_execution(task_id, node_id, execution, at, session_id=session_id)
-            if execution not in _ENDS:  # stopped by its own rule: another node may do it
-                tx.assignments.detach(task_id, at, DetachReason.STOPPED, nodes=[node_id])
-                place(tx, _known(tx, task_id), at)
-                return _known(tx, task_id)
-            tx.tasks.finish(task_id, _ENDS[execution], at, result=result)
-            tx.assignments.detach(task_id, at, DetachReason.TASK_ENDED)
-            end_sessions(tx, task_id, at, "the task has ended")
-            offer(tx, at)
-            return _known(tx, task_id)
-
-        return await self._store.write(work)
-
-    async def activity(self, node_id: str, owner_id: str, limit: int) -> list[NodeEvent] | Rejected:
-        """Events of an owner's node, newest first; whose node it is is looked at before any of them."""
-
-        def work(tx: FleetTransaction) -> list[NodeEvent] | None:
-            if tx.nodes.get(node_id, owner_id=owner_id) is None:
-                return None
-            return tx.history.activity(node_id, limit)
-
-        found = await self._store.read(work)
-        return Rejected("NOT_FOUND", "there is no such node") if found is None else found
+def submit(tx: FleetTransaction, task: NewTask, rules: WorkRules) -> TaskRecord:
+    """Adds a task and gives it to nodes at once, as many as there are for it."""
+    tx.assignments.lock()
+    tx.tasks.add(task)
+    return offer(tx, task.task_id, task.at, rules)
 
 
-def _known(tx: FleetTransaction, task_id: str) -> TaskRecord:
-    task = tx.tasks.get(task_id)
-    if task is None:
-        raise ValueError(f"task {task_id} is gone inside its own transaction")
-    return task
+def offer(tx: FleetTransaction, task_id: str, at: datetime, rules: WorkRules) -> TaskRecord:
+    """Gives an open task to as many nodes as it misses, oldest registration first, and sets its status.
+
+    Returns the task as it stands then; raises LookupError when it is gone.
+    """
+    tx.assignments.lock()
+    task = _need(tx, task_id)
+    kind = TASK_TYPES.get(task.task_type)
+    if task.status in TASK_ENDED or kind is None:
+        return task
+    for node_id in _find(tx, task, kind, task.requirements.min_nodes - len(task.assigned_nodes), rules):
+        tx.assignments.attach(task_id, node_id, at)
+    return _settle(tx, task_id, at)
 
 
-def _given(tx: FleetTransaction, node_id: str) -> list[Given]:
-    found = []
-    for assignment in tx.assignments.of_node(node_id):
-        work = tx.tasks.work(assignment.task_id)
-        if work is not None and assignment.task_status not in TASK_ENDED:
-            found.append(Given(assignment=assignment, work=work))
+def _find(
+    tx: FleetTransaction, task: TaskRecord, kind: TaskType, missing: int, rules: WorkRules
+) -> list[str]:
+    """Up to so many nodes that can take a task, oldest registration first."""
+    found: list[str] = []
+    after: tuple[datetime, str] | None = None
+    while len(found) < missing:
+        page = tx.assignments.candidates(kind.node_type, task.task_id, CANDIDATES_PAGE, after)
+        wanted = missing - len(found)
+        found += choose(kind, task.requirements, missing=wanted, candidates=page, most=rules.max_active)
+        if len(page) < CANDIDATES_PAGE:
+            break
+        after = (page[-1].registered_at, page[-1].node_id)
     return found
 
 
-def place(tx: FleetTransaction, task: TaskRecord, at: datetime) -> list[str]:
-    """Gives a task to the nodes it lacks and sets its status; who got it. Under the lock."""
-    kind = TASK_TYPES[task.task_type]
-    attached = len(task.assigned_nodes)
-    chosen: list[str] = []
-    if attached < task.requirements.min_nodes:
-        candidates = tx.assignments.candidates(kind.node_type, task.task_id, CANDIDATES_MAX)
-        chosen = choose(kind, task.requirements, attached=attached, candidates=candidates)
-    for node_id in chosen:
-        tx.assignments.attach(task.task_id, node_id, at)
-    status = status_for(task.requirements, attached + len(chosen))
-    if status is not task.status:
-        tx.tasks.set_status(task.task_id, status, at)
-    return chosen
+def offer_to_node(tx: FleetTransaction, node_id: str, at: datetime, rules: WorkRules) -> list[str]:
+    """Gives a node that is new, back or freer the pending tasks that it can take, oldest first; which.
+
+    To be called in a transaction of its own, after the one that made the node so.
+    """
+    tx.assignments.lock()
+    node = tx.assignments.candidate(node_id)
+    if node is None:
+        return []
+    given = []
+    for task in tx.tasks.pending(PENDING_LOOKED_AT):
+        kind = TASK_TYPES.get(task.task_type)
+        if kind is None or node_id in task.assigned_nodes:
+            continue
+        if node.active >= rules.max_active:
+            break
+        if can_take(node, kind, task.requirements, most=rules.max_active):
+            tx.assignments.attach(task.task_id, node_id, at)
+            _settle(tx, task.task_id, at)
+            given.append(task.task_id)
+            node = _busier(node, exclusive=kind.exclusive)
+    return given
 
 
-def offer(tx: FleetTransaction, at: datetime, *, limit: int = OFFERED_MAX) -> int:
-    """Offers waiting tasks to nodes that have become free; how many were attached. Under the lock."""
-    return sum(len(place(tx, task, at)) for task in tx.tasks.pending(limit))
+def _busier(node: Candidate, *, exclusive: bool) -> Candidate:
+    return msgspec.structs.replace(node, active=node.active + 1, connected=node.connected or exclusive)
 
 
-def take_away(
+def offer_pending(
+    tx: FleetTransaction, at: datetime, rules: WorkRules, *, limit: int = PENDING_LOOKED_AT
+) -> list[str]:
+    """Offers the oldest pending tasks anew; which of them run now."""
+    tx.assignments.lock()
+    offered = [offer(tx, task.task_id, at, rules) for task in tx.tasks.pending(limit)]
+    return [task.task_id for task in offered if task.status is TaskStatus.RUNNING]
+
+
+def release(
     tx: FleetTransaction,
-    task_ids: Sequence[str],
-    node_id: str,
-    at: datetime,
+    task_id: str,
+    nodes: Sequence[str],
     reason: DetachReason,
-) -> None:
-    """Takes tasks from a node and gives them to others, if any can take them. Under the lock."""
-    for task_id in task_ids:
-        tx.assignments.detach(task_id, at, reason, nodes=[node_id])
-        task = tx.tasks.get(task_id)
-        if task is not None and task.status not in TASK_ENDED:
-            place(tx, task, at)
+    at: datetime,
+    rules: WorkRules,
+) -> TaskRecord:
+    """Takes an open task from nodes and gives it to others, as far as there are any."""
+    tx.assignments.lock()
+    execution = ExecutionStatus.STOPPED if reason is DetachReason.STOPPED else ExecutionStatus.FAILED
+    tx.assignments.detach(task_id, at, reason, nodes=nodes, execution=execution)
+    return offer(tx, task_id, at, rules)
 
 
-def end_sessions(tx: FleetTransaction, task_id: str, at: datetime, reason: str) -> None:
-    """Ends the connect sessions of a task."""
+def move(tx: FleetTransaction, task_id: str, node_id: str, at: datetime, rules: WorkRules) -> bool:
+    """Takes an open task from a node that is away, if another one can take it; whether it did.
+
+    Otherwise the node keeps it: it may still do it.
+    """
+    tx.assignments.lock()
+    task = _need(tx, task_id)
+    kind = TASK_TYPES.get(task.task_type)
+    if kind is None or not _find(tx, task, kind, 1, rules):
+        return False
+    release(tx, task_id, (node_id,), DetachReason.MOVED, at, rules)
+    return True
+
+
+def note_result(
+    tx: FleetTransaction,
+    task_id: str,
+    node_id: str,
+    status: ExecutionStatus,
+    at: datetime,
+    *,
+    result: object = None,
+    proof_id: str | None = None,
+) -> TaskRecord | None:
+    """A node has ended its part. The first part that is completed ends the task well; it ends badly once all
+    of its nodes have failed. None, and nothing written, when the node does not have the task or it has ended.
+    """
+    tx.assignments.lock()
+    task = tx.tasks.get(task_id)
+    if task is None or task.status in TASK_ENDED or node_id not in task.assigned_nodes:
+        return None
+    tx.assignments.note_execution(task_id, node_id, status, at)
+    if status is ExecutionStatus.COMPLETED:
+        finish(tx, task_id, TaskStatus.COMPLETED, at, result=result, proof_id=proof_id)
+    elif status is ExecutionStatus.FAILED:
+        parts = [a for a in tx.assignments.of_task(task_id) if a.disconnected_at is None]
+        enough = len(parts) >= task.requirements.min_nodes
+        if enough and all(part.execution_status is ExecutionStatus.FAILED for part in parts):
+            finish(tx, task_id, TaskStatus.FAILED, at, result=result)
+    return tx.tasks.get(task_id)
+
+
+def finish(
+    tx: FleetTransaction,
+    task_id: str,
+    status: TaskStatus,
+    at: datetime,
+    *,
+    result: object = None,
+    proof_id: str | None = None,
+) -> bool:
+    """Ends a task with its connect sessions and takes it from its nodes. False when it had ended."""
+    tx.assignments.lock()
+    if not tx.tasks.finish(task_id, status, at, result=result, proof_id=proof_id):
+        return False
     for session in tx.sessions.active_of_task(task_id):
+        tx.sessions.end(
+            session.requester_id, session.session_id, ConnectStatus.ENDED, at, DetachReason.TASK_ENDED
+        )
+    execution = ExecutionStatus.COMPLETED if status is TaskStatus.COMPLETED else ExecutionStatus.FAILED
+    tx.assignments.detach(task_id, at, DetachReason.TASK_ENDED, execution=execution)
+    return True
+
+
+def delete_task(tx: FleetTransaction, task_id: str, creator_id: str, at: datetime) -> DeletedTask | None:
+    """Removes a creator's task; every node that has or had it gets an event in the same transaction.
+
+    None when they have no such task. A `failure` in the answer (the events could not be written) is to be
+    logged: the task is gone all the same.
+    """
+    tx.assignments.lock()
+    if tx.tasks.get(task_id, creator_id=creator_id) is None:
+        return None
+    return tx.tasks.delete(task_id, at)
+
+
+def register(tx: FleetTransaction, node: NewNode, at: datetime, rules: WorkRules) -> NodeRecord | None:
+    """Registers a node and gives it what waits for one like it. None when its id is another owner's."""
+    tx.assignments.lock()
+    made = tx.nodes.register(node, at)
+    if made is not None:
+        offer_to_node(tx, node.node_id, at, rules)
+    return made
+
+
+def delete_node(
+    tx: FleetTransaction, node_id: str, owner_id: str, at: datetime, rules: WorkRules
+) -> list[str] | None:
+    """Marks an owner's node as deleted, revokes its credentials, gives its tasks to others; which tasks.
+
+    None when they have no such node.
+    """
+    return _part(tx, node_id, owner_id, DetachReason.NODE_DELETED, at, rules)
+
+
+def reject_node(
+    tx: FleetTransaction, node_id: str, owner_id: str, at: datetime, rules: WorkRules
+) -> list[str] | None:
+    """Marks an owner's node as rejected and gives its tasks to others; which. None when there is no such
+    node. Its credentials stay, so that it can be told."""
+    return _part(tx, node_id, owner_id, DetachReason.NODE_REJECTED, at, rules)
+
+
+def _part(
+    tx: FleetTransaction,
+    node_id: str,
+    owner_id: str,
+    reason: DetachReason,
+    at: datetime,
+    rules: WorkRules,
+) -> list[str] | None:
+    tx.assignments.lock()
+    if tx.nodes.get(node_id, owner_id=owner_id) is None:
+        return None
+    if reason is DetachReason.NODE_DELETED:
+        # Credentials before the node, as reports do: two transactions never wait for each other crosswise.
+        tx.devices.revoke(node_id, at)
+        tx.nodes.delete(node_id, owner_id, at)
+    else:
+        tx.nodes.reject(node_id, owner_id, at)
+    session = tx.sessions.active_of_node(node_id)
+    if session is not None:
         tx.sessions.end(session.requester_id, session.session_id, ConnectStatus.ENDED, at, reason)
+    tasks = [assignment.task_id for assignment in tx.assignments.of_node(node_id)]
+    for task_id in tasks:
+        release(tx, task_id, (node_id,), reason, at, rules)
+    return tasks
 
 
-def connected_event(node_id: str, task: TaskRecord, session_id: str, at: datetime) -> NodeEvent:
-    """A connect session began at a node."""
-    return NodeEvent(
-        node_id=node_id,
-        kind=NodeEventKind.TASK_CONNECTED,
-        task_id=task.task_id,
-        task_type=task.task_type,
-        at=at,
-        session_id=session_id,
+def reconcile_node(
+    tx: FleetTransaction, node_id: str, running: Iterable[str], at: datetime, rules: WorkRules
+) -> Reconciled:
+    """A node is back and says which tasks it runs: what it shall do, and the registry is brought in line.
+
+    Work that it still runs and that was moved meanwhile is its own again; others that have not begun it give
+    it back. Work that it had begun and lost is begun anew.
+    """
+    tx.assignments.lock()
+    known = {a.task_id: a for a in tx.assignments.of_node(node_id, former=True)}
+    elsewhere = frozenset(
+        task_id
+        for task_id in known
+        if any(a.disconnected_at is None and a.node_id != node_id for a in tx.assignments.of_task(task_id))
     )
+    found = reconcile(running, known, elsewhere)
+    for task_id in found.back:
+        tx.assignments.reattach(task_id, node_id, at)
+        current = [a for a in tx.assignments.of_task(task_id) if a.disconnected_at is None]
+        extra = surplus(current, known[task_id].requirements.min_nodes)
+        tx.assignments.detach(task_id, at, DetachReason.SURPLUS, nodes=extra)
+        _settle(tx, task_id, at)
+    for task_id in found.lost:
+        tx.assignments.detach(
+            task_id, at, DetachReason.MOVED, nodes=(node_id,), execution=ExecutionStatus.FAILED
+        )
+        tx.assignments.attach(task_id, node_id, at)
+    return found
+
+
+def end_session(
+    tx: FleetTransaction,
+    requester_id: str,
+    session_id: str,
+    status: ConnectStatus,
+    reason: str,
+    at: datetime,
+) -> bool:
+    """Ends a connect session and takes its task from the session's node. False when it is not active."""
+    tx.assignments.lock()
+    session = tx.sessions.get(requester_id, session_id)
+    if session is None or not tx.sessions.end(requester_id, session_id, status, at, reason):
+        return False
+    nodes = (session.node_id,)
+    tx.assignments.detach(
+        session.task_id,
+        at,
+        DetachReason.SESSION_ENDED,
+        nodes=nodes,
+        execution=ExecutionStatus.COMPLETED,
+    )
+    _settle(tx, session.task_id, at)
+    return True
+
+
+def _settle(tx: FleetTransaction, task_id: str, at: datetime) -> TaskRecord:
+    """Sets an open task's status by the nodes that it has."""
+    task = _need(tx, task_id)
+    status = status_for(task.requirements, len(task.assigned_nodes))
+    if task.status in TASK_ENDED or task.status is status:
+        return task
+    tx.tasks.set_status(task_id, status, at)
+    return _need(tx, task_id)
+
+
+def _need(tx: FleetTransaction, task_id: str) -> TaskRecord:
+    task = tx.tasks.get(task_id)
+    if task is None:
+        raise LookupError(f"task {task_id} is gone")
+    return task

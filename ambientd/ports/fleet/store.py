@@ -253,8 +253,16 @@ class AssignmentRepository(Protocol):
     def lock(self) -> None:
         """Nobody else changes assignments until the end of this transaction."""
 
-    def candidates(self, node_type: NodeType, task_id: str, limit: int) -> list[Candidate]:
-        """Online nodes of a type (or `any`) that do not have the task, oldest registration first."""
+    def candidates(
+        self, node_type: NodeType, task_id: str, limit: int, after: tuple[datetime, str] | None = None
+    ) -> list[Candidate]:
+        """Online nodes of a type (or `any`) that do not have the task, oldest registration first.
+
+        `after`: (registered_at, node_id) of the last one seen.
+        """
+
+    def candidate(self, node_id: str) -> Candidate | None:
+        """One node, when it is online."""
 
     def attach(self, task_id: str, node_id: str, at: datetime) -> AssignmentRecord:
         """Gives a task to a node, also anew. It must not have it."""

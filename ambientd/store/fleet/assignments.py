@@ -6,7 +6,7 @@ from datetime import datetime
 from ambientd.core.fleet.assign import Candidate
 from ambientd.core.fleet.records import AssignmentRecord, Away, AwayAssignment, Capabilities, Requirements
 from ambientd.core.fleet.tasktypes import CONNECT_ONLY
-from ambientd.core.timefmt import from_ms
+from ambientd.core.timefmt import from_ms, to_ms
 from ambientd.store.fleet.sql import Row, Sql, at, is_in, ms, one
 from ambientd.wire.fleet_enums import (
     AwayPolicy,
@@ -17,6 +17,7 @@ from ambientd.wire.fleet_enums import (
     TaskStatus,
 )
 
+_EARLIEST = -(2**62)
 ASSIGNMENTS = "assignments"  # the name under which whoever changes them waits
 _CURRENT = (
     "SELECT count(*) FROM task_assignments AS a WHERE a.node_id = n.node_id AND a.disconnected_at IS NULL"
@@ -26,10 +27,14 @@ _CONNECTED = (
     " OR EXISTS (SELECT 1 FROM task_assignments AS a JOIN tasks AS t ON t.task_id = a.task_id"
     f" WHERE a.node_id = n.node_id AND a.disconnected_at IS NULL AND t.task_type = '{CONNECT_ONLY}')"
 )
-_CANDIDATES = (
-    "SELECT n.node_id, n.node_type, n.bandwidth_mbps, n.cpu_cores, n.memory_gb, n.gpu_available,"
+_CANDIDATE = (
+    "SELECT n.node_id, n.registered_at, n.node_type, n.bandwidth_mbps, n.cpu_cores, n.memory_gb,"
+    " n.gpu_available,"
     f" ({_CURRENT}), CASE WHEN {_CONNECTED} THEN 1 ELSE 0 END FROM nodes AS n"
-    " WHERE n.status = 'online' AND n.deleted_at IS NULL AND n.node_type IN (?, 'any') AND NOT EXISTS"
+    " WHERE n.status = 'online' AND n.deleted_at IS NULL"
+)
+_CANDIDATES = (
+    f"{_CANDIDATE} AND n.node_type IN (?, 'any') AND (n.registered_at, n.node_id) > (?, ?) AND NOT EXISTS"
     " (SELECT 1 FROM task_assignments AS h WHERE h.task_id = ? AND h.node_id = n.node_id"
     " AND h.disconnected_at IS NULL) ORDER BY n.registered_at, n.node_id LIMIT ?"
 )
@@ -89,20 +94,21 @@ class Assignments:
         """Nobody else changes assignments until the end of this transaction."""
         self._sql.serialize(ASSIGNMENTS)
 
-    def candidates(self, node_type: NodeType, task_id: str, limit: int) -> list[Candidate]:
-        """Online nodes of a type (or `any`) that do not have the task, oldest registration first."""
-        return [
-            Candidate(
-                node_id=row[0],
-                node_type=NodeType(row[1]),
-                capabilities=Capabilities(
-                    bandwidth_mbps=row[2], cpu_cores=row[3], memory_gb=row[4], gpu_available=bool(row[5])
-                ),
-                active=row[6],
-                connected=bool(row[7]),
-            )
-            for row in self._sql.rows(_CANDIDATES, (node_type, task_id, limit))
-        ]
+    def candidates(
+        self, node_type: NodeType, task_id: str, limit: int, after: tuple[datetime, str] | None = None
+    ) -> list[Candidate]:
+        """Online nodes of a type (or `any`) that do not have the task, oldest registration first.
+
+        `after`: (registered_at, node_id) of the last one seen.
+        """
+        place = (_EARLIEST, "") if after is None else (to_ms(after[0]), after[1])
+        rows = self._sql.rows(_CANDIDATES, (node_type, *place, task_id, limit))
+        return [_candidate(row) for row in rows]
+
+    def candidate(self, node_id: str) -> Candidate | None:
+        """One node, when it is online."""
+        row = one(self._sql.rows(f"{_CANDIDATE} AND n.node_id = ?", (node_id,)))
+        return None if row is None else _candidate(row)
 
     def attach(self, task_id: str, node_id: str, at: datetime) -> AssignmentRecord:
         """Gives a task to a node, also anew. It must not have it; raises ValueError when it does."""
@@ -181,6 +187,19 @@ class Assignments:
             )
             for row in self._sql.rows(_AWAY, (*after, limit))
         ]
+
+
+def _candidate(row: Row) -> Candidate:
+    return Candidate(
+        node_id=row[0],
+        registered_at=from_ms(row[1]),
+        node_type=NodeType(row[2]),
+        capabilities=Capabilities(
+            bandwidth_mbps=row[3], cpu_cores=row[4], memory_gb=row[5], gpu_available=bool(row[6])
+        ),
+        active=row[7],
+        connected=bool(row[8]),
+    )
 
 
 def _assignment(row: Row) -> AssignmentRecord:

@@ -10,7 +10,7 @@ from ambientd.core.canonical import canonical
 from ambientd.core.fleet.pushed import AuditHead
 from ambientd.core.records import AuditEntry
 from ambientd.core.timefmt import rfc3339_ms, to_ms
-from ambientd.store.fleet.sql import Bulk, Row, Sql, one
+from ambientd.store.fleet.sql import Bulk, Row, Sql, all_of_batch, one
 
 _COLUMNS = "seq, kind, at, actor, subject, detail, prev_hash, hash"
 _INCARNATION = "(SELECT incarnation FROM nodes WHERE nodes.node_id = node_audit.node_id)"
@@ -36,7 +36,7 @@ _ROW = (
     ("received_at", "bigint"),
 )
 _NAMES = ", ".join(name for name, _ in _ROW)
-_ADD = Bulk(_ROW, f"INSERT INTO node_audit ({_NAMES}) SELECT {_NAMES} FROM batch WHERE true")
+_ADD = Bulk(_ROW, f"INSERT INTO node_audit ({_NAMES}) SELECT {all_of_batch(_ROW)} FROM batch WHERE true")
 _OWN = "control_audit"
 _OWN_HEAD = "SELECT seq, hash FROM control_audit ORDER BY seq DESC LIMIT 1"
 _OWN_ADD = f"INSERT INTO control_audit ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"

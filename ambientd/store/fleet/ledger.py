@@ -14,7 +14,7 @@ from ambientd.core.fleet.pushed import (
 )
 from ambientd.core.records import UsageRecord
 from ambientd.core.timefmt import from_ms, to_ms
-from ambientd.store.fleet.sql import Bulk, Row, Sql, at, json_text, json_value, ms, one
+from ambientd.store.fleet.sql import Bulk, Row, Sql, all_of_batch, at, json_text, json_value, ms, one
 from ambientd.wire.enums import (
     CostConfidence,
     CostSource,
@@ -34,7 +34,7 @@ def _put(table: str, columns: tuple[tuple[str, str], ...], key: str, *, when: st
     rest = ", ".join(f"{name} = excluded.{name}" for name, _ in columns if name not in keys)
     return Bulk(
         columns,
-        f"INSERT INTO {table} ({names}) SELECT {names} FROM batch WHERE true"
+        f"INSERT INTO {table} ({names}) SELECT {all_of_batch(columns)} FROM batch WHERE true"
         f" ON CONFLICT ({key}) DO UPDATE SET {rest}{when}",
     )
 
@@ -78,7 +78,7 @@ _EVENT = (
 _EVENT_NAMES = ", ".join(name for name, _ in _EVENT)
 _PUT_EVENT = Bulk(
     _EVENT,
-    f"INSERT INTO node_session_events ({_EVENT_NAMES}) SELECT {_EVENT_NAMES} FROM batch WHERE true"
+    f"INSERT INTO node_session_events ({_EVENT_NAMES}) SELECT {all_of_batch(_EVENT)} FROM batch WHERE true"
     " ON CONFLICT (node_id, session_id, seq) DO NOTHING",
 )
 _NUMBERS = (

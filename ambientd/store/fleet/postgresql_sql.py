@@ -10,7 +10,7 @@ import psycopg
 
 from ambientd.store.fleet.sql import Attempt, Bulk, Row, check_text
 
-_FLOAT = "double precision"
+_QUOTED = frozenset({"text", "jsonb"})
 # Classes of SQLSTATE that speak of the values or of a trigger's refusal, not of the server or the link.
 _OF_THE_STATEMENT = ("22", "23", "42", "P0")
 
@@ -65,11 +65,10 @@ class PostgresqlSql:
         """See Sql."""
         if not rows:
             return []
-        arrays = []
-        for (_, kind), values in zip(statement.columns, zip(*rows, strict=True), strict=True):
-            check_text(values)
-            # The driver refuses a list of whole numbers and fractions.
-            arrays.append([_to_float(value) for value in values] if kind == _FLOAT else list(values))
+        arrays = [
+            _array(kind, values)
+            for (_, kind), values in zip(statement.columns, zip(*rows, strict=True), strict=True)
+        ]
         cursor = self._connection.execute(_over_all_rows(statement, self._writing), arrays)
         return cursor.fetchall() if cursor.description is not None else []
 
@@ -98,5 +97,17 @@ class PostgresqlSql:
         self._connection.execute("RELEASE SAVEPOINT attempt")
 
 
-def _to_float(value: float | None) -> float | None:
-    return None if value is None else float(value)
+def _array(kind: str, values: Sequence[Any]) -> str:
+    """An array as PostgreSQL reads it. The driver's own takes ten times as long."""
+    if kind not in _QUOTED:
+        return "{" + ",".join(["NULL" if value is None else str(value) for value in values]) + "}"
+    check_text(values)
+    return "{" + ",".join([_quoted(value) for value in values]) + "}"
+
+
+def _quoted(value: str | None) -> str:
+    if value is None:
+        return "NULL"
+    if "\\" in value or '"' in value:
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{value}"'

@@ -6,28 +6,29 @@ from typing import Any
 from ambientd.core.fleet.records import AssignedTask, NodeReport, ReportOutcome
 from ambientd.core.fleet.reports import ReportingCredential, ReportingNode, Settled, settle, status_after
 from ambientd.core.timefmt import to_ms
-from ambientd.store.fleet.sql import Bulk, Sql, json_text, ms
+from ambientd.store.fleet.sql import Bulk, Sql, all_of_batch, json_text, ms
 from ambientd.wire.fleet_enums import ExecutionStatus, NodeStatus
 
 _NODE = (("node_id", "text"),)
 # In the order of their ids, so that two processes never wait for each other crosswise.
 _CREDENTIALS = Bulk(
     (("credential_id", "text"),),
-    "SELECT c.credential_id, c.node_id, c.last_seq, c.revoked_at FROM batch"
-    " JOIN device_credentials AS c ON c.credential_id = batch.credential_id ORDER BY c.credential_id",
+    "SELECT c.credential_id, c.node_id, c.last_seq, c.revoked_at FROM batch, device_credentials AS c"
+    " WHERE c.credential_id = batch.credential_id ORDER BY c.credential_id",
     lock="c",
 )
 _NODES = Bulk(
     _NODE,
-    "SELECT n.node_id, n.owner_id, n.status, n.health_score, n.incarnation FROM batch"
-    " JOIN nodes AS n ON n.node_id = batch.node_id WHERE n.deleted_at IS NULL ORDER BY n.node_id",
+    "SELECT n.node_id, n.owner_id, n.status, n.health_score, n.incarnation FROM batch, nodes AS n"
+    " WHERE n.node_id = batch.node_id AND n.deleted_at IS NULL ORDER BY n.node_id",
     lock="n",
 )
 _ASSIGNED = Bulk(
     _NODE,
-    "SELECT a.node_id, a.task_id, t.task_type, a.execution_status FROM batch"
-    " JOIN task_assignments AS a ON a.node_id = batch.node_id AND a.disconnected_at IS NULL"
-    " JOIN tasks AS t ON t.task_id = a.task_id ORDER BY a.node_id, a.assigned_at, a.task_id",
+    "SELECT a.node_id, a.task_id, t.task_type, a.execution_status"
+    " FROM batch, task_assignments AS a JOIN tasks AS t ON t.task_id = a.task_id"
+    " WHERE a.node_id = batch.node_id AND a.disconnected_at IS NULL"
+    " ORDER BY a.node_id, a.assigned_at, a.task_id",
 )
 # An older report that comes late says nothing of how the node stands now.
 _NEWER = (
@@ -81,7 +82,7 @@ _NAMES = ", ".join(name for name, _ in _ROW)
 _HISTORY = Bulk(
     _ROW,
     # WHERE: without one SQLite takes ON for the beginning of a join
-    f"INSERT INTO node_heartbeat_history ({_NAMES}) SELECT {_NAMES} FROM batch WHERE true"
+    f"INSERT INTO node_heartbeat_history ({_NAMES}) SELECT {all_of_batch(_ROW)} FROM batch WHERE true"
     " ON CONFLICT (node_id, incarnation, report_seq) WHERE report_seq IS NOT NULL DO NOTHING"
     " RETURNING node_id, report_seq",
 )

@@ -22,14 +22,25 @@ _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 class Bulk(NamedTuple):
     """A statement over many rows of values, which it finds in a table `batch` with these columns.
 
-    On SQLite it runs once for each row, prepared once; on PostgreSQL once for all. So a row must not meet
-    another one: what it does must depend on its own values only. `lock` names the table (as the statement
-    does) whose rows are locked until the end of the transaction.
+    On PostgreSQL it runs once for all rows. On SQLite it runs once for each, prepared once, with the row's
+    values in place of `batch.<column>`; so `batch` must stand first behind FROM, alone or before a comma, all
+    its columns must be named with it, and a row must not meet another one. `lock` names the table (as the
+    statement does) whose rows are locked until the end of the transaction.
     """
 
     columns: tuple[tuple[str, str], ...]  # name and PostgreSQL's type
     sql: str
     lock: str = ""
+
+    @property
+    def texts(self) -> tuple[int, ...]:
+        """Places of the columns that hold text."""
+        return tuple(place for place, (_, kind) in enumerate(self.columns) if kind == "text")
+
+
+def all_of_batch(columns: Sequence[tuple[str, str]]) -> str:
+    """The columns of `batch`, for `INSERT … SELECT`."""
+    return ", ".join(f"batch.{name}" for name, _ in columns)
 
 
 class Attempt:

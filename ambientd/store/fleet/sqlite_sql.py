@@ -1,5 +1,6 @@
 """`Sql` on SQLite. There is one writer, so nothing needs a lock."""
 
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -9,15 +10,17 @@ import apsw
 
 from ambientd.store.fleet.sql import Attempt, Bulk, Row, check_text
 
+_OF_BATCH = re.compile(r"\bbatch\.([a-z_0-9]+)")
 # A failing disk or a lost transaction is no matter of the statement: it must reach the writer.
 _OF_THE_STATEMENT = (apsw.ConstraintError, apsw.SQLError, apsw.MismatchError, apsw.TooBigError)
 
 
 @lru_cache(maxsize=128)
-def _over_one_row(statement: Bulk) -> str:
-    names = ", ".join(name for name, _ in statement.columns)
-    values = ", ".join("?" * len(statement.columns))
-    return f"WITH batch ({names}) AS (VALUES ({values})) {statement.sql}"
+def _for_one_row(statement: Bulk) -> tuple[str, tuple[int, ...]]:
+    """The statement with a row's values in place of the table of all rows, and where text is among them."""
+    place = {name: number for number, (name, _) in enumerate(statement.columns, 1)}
+    sql = statement.sql.replace(" FROM batch, ", " FROM ").replace(" FROM batch WHERE ", " WHERE ")
+    return _OF_BATCH.sub(lambda found: f"?{place[found[1]]}", sql), statement.texts
 
 
 class SqliteSql:
@@ -48,10 +51,11 @@ class SqliteSql:
 
     def bulk(self, statement: Bulk, rows: Sequence[Sequence[Any]]) -> list[Row]:
         """See Sql."""
-        for row in rows:
-            check_text(row)
+        sql, texts = _for_one_row(statement)
+        for place in texts:
+            check_text([row[place] for row in rows])
         try:
-            return self._connection.executemany(_over_one_row(statement), rows).fetchall()
+            return self._connection.executemany(sql, rows).fetchall()
         except OverflowError as error:
             raise ValueError(str(error)) from None
 

@@ -33,8 +33,8 @@ _ADD = f"INSERT INTO tasks ({_GIVEN}) VALUES ({marks(_GIVEN)})"
 _SELECT = f"SELECT {_COLUMNS} FROM tasks"
 _NODES = Bulk(
     (("task_id", "text"),),
-    "SELECT a.task_id, a.node_id, a.disconnected_at FROM batch"
-    " JOIN task_assignments AS a ON a.task_id = batch.task_id"
+    "SELECT a.task_id, a.node_id, a.disconnected_at FROM batch, task_assignments AS a"
+    " WHERE a.task_id = batch.task_id"
     " ORDER BY a.task_id, coalesce(a.disconnected_at, a.assigned_at), a.node_id",
 )
 _OPEN = "status IN ('pending', 'running')"

@@ -220,7 +220,6 @@ CREATE TABLE node_heartbeat_history (
     CONSTRAINT node_heartbeat_history_memory_usage_check CHECK (((memory_usage >= (0)::double precision) AND (memory_usage <= (100)::double precision))),
     CONSTRAINT node_heartbeat_history_network_latency_ms_check CHECK ((network_latency_ms >= 0)),
     CONSTRAINT node_heartbeat_history_status_check CHECK ((status = ANY (ARRAY['online'::text, 'unknown'::text, 'offline'::text, 'rejected'::text, 'task_cleared'::text, 'task_connected'::text]))),
-    CONSTRAINT node_heartbeat_history_node_id_fkey FOREIGN KEY (node_id) REFERENCES nodes(node_id) ON DELETE CASCADE,
     CONSTRAINT node_heartbeat_history_pkey PRIMARY KEY (heartbeat_id)
 );
 
