@@ -60,9 +60,11 @@ class QueryParameter:
 class Route:
     """One method on one path; `{name}` stands for a whole segment, found in `request.params`.
 
-    `ready` says whether the route needs the store. `answers` names the struct of each success status, or
-    None where the body is not JSON. With `raw_body` the handler decodes `request.body` itself, after all
-    other checks, and `body` only documents it; `refusals` are statuses of refusals that only it gives.
+    `ready` says whether the route needs the store. `answers` names the type of each success status, or
+    None where the body is not JSON. With `optional_body` a request without one has its handler called with
+    None. `body_max`: bytes, where the listener takes more than this route does. With `raw_body` the handler
+    decodes `request.body` itself, after all other checks, and `body` only documents it; `refusals` are
+    statuses of refusals that only it gives.
     `unauthorized` and `fault` are the codes of a caller without the right to write and of a defect.
     `action` names a control action: every call that never reaches the handler is audited under it, while
     the handler audits what it has done or refused itself.
@@ -75,7 +77,9 @@ class Route:
     access: Access = Access.READ
     query: tuple[QueryParameter, ...] = ()
     body: type[msgspec.Struct] | None = None
-    answers: Mapping[int, type[msgspec.Struct] | None] = field(default_factory=dict)
+    answers: Mapping[int, Any] = field(default_factory=dict)
+    optional_body: bool = False
+    body_max: int | None = None
     ready: bool = True
     raw_body: bool = False
     refusals: tuple[int, ...] = ()
@@ -227,6 +231,19 @@ def _check_query(compiled: _Compiled, query: Mapping[str, str]) -> list[ErrorDet
     return problems
 
 
+def _check_form(compiled: _Compiled, request: Request) -> Rejected | None:
+    """Size and media type of the body."""
+    most = compiled.route.body_max
+    if most is not None and len(request.body) > most:
+        return Rejected("PAYLOAD_TOO_LARGE", f"the body is larger than {most} bytes")
+    if not compiled.takes_body or (compiled.route.optional_body and not request.body):
+        return None
+    if request.headers.get("content-type", "").lower() in _JSON_TYPES:
+        return None
+    detail = ErrorDetail("Content-Type", "type", "must be application/json", "application/json")
+    return Rejected("UNSUPPORTED_MEDIA_TYPE", "the body must be application/json", (detail,))
+
+
 Audited = Callable[..., object]
 """Writes the `[AUDIT]` line of one action: `audited(action=…, actor=…, pid=…, refused=…)`."""
 
@@ -357,19 +374,9 @@ class _Router:
     @staticmethod
     def _check(compiled: _Compiled, request: Request) -> Rejected | tuple[Any, ...]:
         """The arguments of the handler, or what is wrong with the request."""
-        if compiled.takes_body and request.headers.get("content-type", "").lower() not in _JSON_TYPES:
-            return Rejected(
-                "UNSUPPORTED_MEDIA_TYPE",
-                "the body must be application/json",
-                (
-                    ErrorDetail(
-                        field="Content-Type",
-                        issue="type",
-                        message="must be application/json",
-                        expected="application/json",
-                    ),
-                ),
-            )
+        refused = _check_form(compiled, request)
+        if refused is not None:
+            return refused
         if request.query or compiled.query:
             problems = _check_query(compiled, request.query)
             if problems:
@@ -385,6 +392,8 @@ class _Router:
                 problem = ErrorDetail(field="body", issue="unknown", message="this route takes no body")
                 return Rejected("VALIDATION_ERROR", "this route takes no body", (problem,))
             return (request,)
+        if compiled.route.optional_body and not request.body:
+            return request, None
         body = compiled.body.decode(request.body)
         if isinstance(body, Problems):
             return Rejected("VALIDATION_ERROR", "the body is not valid", body.details)

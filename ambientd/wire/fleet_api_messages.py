@@ -1,4 +1,4 @@
-"""What the control plane answers about nodes and work (`/api/v1`); keys are snake_case and only ever added."""
+"""What the control plane answers about nodes and work (`/api/v1`). Keys are only ever added."""
 
 from typing import Any
 
@@ -211,7 +211,7 @@ class RunningBody(msgspec.Struct):
 
 
 class ReconcileRequest(msgspec.Struct):
-    """`POST /api/v1/nodes/{id}/assignments/reconcile`: everything that the node runs for the control plane."""
+    """`POST /api/v1/nodes/{id}/assignments/reconcile`: all that the node runs for the control plane."""
 
     running: list[RunningBody]
 
@@ -307,7 +307,7 @@ class ItemRow(msgspec.Struct):
 
 
 class ItemsAnswer(msgspec.Struct):
-    """Items in the order of their revisions. `revision` is to be asked from next time; `more`: ask at once."""
+    """Items in the order of their revisions. Ask from `revision` next time; at once when there is `more`."""
 
     revision: int
     more: bool

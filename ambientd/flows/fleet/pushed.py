@@ -6,6 +6,7 @@ about what is durable, the answer says where to go on.
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -58,6 +59,15 @@ class Taken(msgspec.Struct, frozen=True, kw_only=True):
     head_hash: str = GENESIS
 
 
+class _Place(NamedTuple):
+    """A stream of a node before a batch of `at`; locked until the transaction's end."""
+
+    node_id: str
+    stream: Stream
+    acked: int
+    at: datetime
+
+
 class SessionOfNode(msgspec.Struct, frozen=True, kw_only=True):
     """One session with its usage and a page of its events."""
 
@@ -97,12 +107,11 @@ class Pushed:
         at = self._clock.now()
 
         def work(tx: FleetTransaction) -> Taken | Rejected:
-            acked = _place(tx, reach, Stream.LEDGER, after)
-            if isinstance(acked, Rejected):
-                return acked
-            new = [entry for entry in entries if entry.seq > acked]
-            left_out = _put_ledger(tx, reach.node_id, new)
-            return _advance(tx, reach.node_id, Stream.LEDGER, [e.seq for e in entries], at, acked, left_out)
+            place = _find_place(tx, reach, Stream.LEDGER, after, at)
+            if isinstance(place, Rejected):
+                return place
+            left_out = _put_ledger(tx, reach.node_id, [e for e in entries if e.seq > place.acked])
+            return _advance(tx, place, [e.seq for e in entries], left_out)
 
         return await self._store.write(work)
 
@@ -111,11 +120,11 @@ class Pushed:
         at = self._clock.now()
 
         def work(tx: FleetTransaction) -> Taken | Rejected:
-            acked = _place(tx, reach, Stream.DELTA_V, after)
-            if isinstance(acked, Rejected):
-                return acked
-            tx.ledger.put_delta_v(reach.node_id, [e.window for e in entries if e.seq > acked])
-            return _advance(tx, reach.node_id, Stream.DELTA_V, [e.seq for e in entries], at, acked)
+            place = _find_place(tx, reach, Stream.DELTA_V, after, at)
+            if isinstance(place, Rejected):
+                return place
+            tx.ledger.put_delta_v(reach.node_id, [e.window for e in entries if e.seq > place.acked])
+            return _advance(tx, place, [e.seq for e in entries])
 
         return await self._store.write(work)
 
@@ -200,30 +209,27 @@ def _not_behind(seq: int, digest: str, why: str) -> Rejected:
     return Rejected("CONFLICT", why, details)
 
 
-def _place(tx: FleetTransaction, reach: Reach, stream: Stream, after: int) -> int | Rejected:
-    """The last number that is durable here, unless the node believes in a higher one."""
+def _find_place(
+    tx: FleetTransaction, reach: Reach, stream: Stream, after: int, at: datetime
+) -> _Place | Rejected:
+    """How far the stream is durable here, unless the node believes that it is further."""
     node = enter(tx, reach)
     if isinstance(node, Rejected):
         return node
     acked = tx.streams.acked(reach.node_id, stream)
     if after <= acked:
-        return acked
+        return _Place(reach.node_id, stream, acked, at)
     detail = ErrorDetail("after", "conflict", f"the last number here is {acked}", str(acked))
     return Rejected("CONFLICT", "this stream is not durable so far; go on behind the last number", (detail,))
 
 
 def _advance(
-    tx: FleetTransaction,
-    node_id: str,
-    stream: Stream,
-    numbers: Sequence[int],
-    at: datetime,
-    acked: int,
-    left_out: tuple[tuple[int, str], ...] = (),
+    tx: FleetTransaction, place: _Place, numbers: Sequence[int], left_out: tuple[tuple[int, str], ...] = ()
 ) -> Taken:
-    duplicates = sum(number <= acked for number in numbers)
+    duplicates = sum(number <= place.acked for number in numbers)
+    acked = place.acked
     if numbers:
-        acked = tx.streams.advance(node_id, stream, max(numbers), at)
+        acked = tx.streams.advance(place.node_id, place.stream, max(numbers), place.at)
     return Taken(
         acked_seq=acked,
         taken=len(numbers) - duplicates - len(left_out),

@@ -48,7 +48,7 @@ def enter(tx: FleetTransaction, reach: Reach) -> NodeRecord | Rejected:
 
 
 def take_number(tx: FleetTransaction, signed: Signed | None) -> Rejected | None:
-    """Takes the number of a signed request; why not, when it was taken before or the credential is revoked."""
+    """Takes the number of a signed request, or tells why it cannot be taken."""
     if signed is None:
         return None
     last = tx.devices.advance(signed.credential_id, signed.number)

@@ -1,6 +1,6 @@
 """Tasks as people submit and clear them, and as nodes take, do and return them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from ambientd.core.fleet.records import (
     TaskWork,
 )
 from ambientd.core.records import AuditEntry
-from ambientd.flows.fleet.reach import NO_NODE, Reach, enter, find, take_number
+from ambientd.flows.fleet.reach import NO_NODE, Reach, enter, find
 from ambientd.flows.fleet.work import (
     WorkRules,
     delete_task,
