@@ -15,6 +15,7 @@ from ambientd.config.pricing import (
 )
 from ambientd.config.problems import Problem, show_path, show_value_at
 from ambientd.config.schema import Config
+from ambientd.config.server import check_server
 from ambientd.config.toml import read_toml_value
 from ambientd.config.values import LONGEST_COMPARED, Refused, close_match, convert, from_text, text_fault
 
@@ -248,25 +249,33 @@ def _cross_check(reading: _Reading) -> None:
 
 
 def _check_http(reading: _Reading) -> None:
-    values = {
-        path[-1]: given.value
-        for path, given in reading.given.items()
-        if path[0] == "http" and not isinstance(given.value, Refused)
-    }
-    if not values:
-        return
-    from ambientd.config.http import check_http  # `ipaddress` is for those who configure this
+    """`ipaddress` is for those who configure this."""
+    for section in ("http", "server"):
+        values = {
+            path[-1]: given.value
+            for path, given in reading.given.items()
+            if path[0] == section and not isinstance(given.value, Refused)
+        }
+        if not values:
+            continue
+        for finding in _listening(section, values):
+            path = (section, finding.setting)
+            reading.add(
+                reading.given[path].layer,
+                path,
+                finding.what,
+                value=finding.value,
+                expected=finding.expected,
+                suggestion=finding.suggestion,
+            )
 
-    for finding in check_http(values):
-        path = ("http", finding.setting)
-        reading.add(
-            reading.given[path].layer,
-            path,
-            finding.what,
-            value=finding.value,
-            expected=finding.expected,
-            suggestion=finding.suggestion,
-        )
+
+def _listening(section: str, values: Mapping[str, Any]) -> Iterable[checks.Finding]:
+    if section == "server":
+        return check_server(values)
+    from ambientd.config.http import check_http
+
+    return check_http(values)
 
 
 def _check_prices(reading: _Reading) -> None:

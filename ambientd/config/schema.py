@@ -16,6 +16,7 @@ from ambientd.config.autonomy import (
     PeersConfig,
     PolicyConfig,
 )
+from ambientd.config.server import ServerConfig
 from ambientd.config.setting import DURATION, PRICES, SIZE, setting
 
 
@@ -476,3 +477,4 @@ class Config:
     socket: SocketConfig = field(default_factory=SocketConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
