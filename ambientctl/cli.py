@@ -29,6 +29,8 @@ VERBS = {
     "migrate": ("migrate", "The ledger's schema."),
     "usage": ("usage", "Runs, tokens, time and cost of sessions."),
     "performance": ("usage", "Which model does well."),
+    "sync": ("sync", "Policies exchanged with the peers now."),
+    "peers": ("peers", "Nodes on the LAN, and whom this one trusts."),
     "alerts": ("alerts", "What a person should look at; the rules behind it."),
     "retention": ("retention", "Removes what is older than it is kept for."),
     "ledger": ("ledger", "Ingest, import, verify, new prices."),

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from ambientd.config.peers import PeerAddress
 from ambientd.core.turnstile import Turnstile
 from ambientd.net.accept import accept_forever
 from ambientd.net.quick_stream import QuickStream
 from ambientd.net.tcp_socket import open_tcp_listener, port_of
 from ambientd.ports.http import HttpLog
-from ambientd.ports.peers import PeerAddress, PeerDialError, PeerGoneError, Serve
+from ambientd.ports.peers import PeerDialError, PeerGoneError, Serve
 
 if TYPE_CHECKING:
     from trio_websocket import WebSocketConnection

@@ -2,19 +2,12 @@
 
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
+from ambientd.config.peers import PeerAddress
+from ambientd.core.rejection import Rejected
 from ambientd.ports.errors import UnavailableError
-
-
-class PeerAddress(NamedTuple):
-    """Where a node may listen; says nothing about who answers there. `host` is without brackets."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+from ambientd.wire.peer_messages import PeersView, SyncRequest, SyncView
 
 
 class PeerGoneError(UnavailableError):
@@ -77,3 +70,13 @@ class PeerListener(Protocol):
 
     def forgive(self) -> None:
         """Everybody may try again at once: who is trusted has changed."""
+
+
+class PeerControl(Protocol):
+    """What the API asks of the peers."""
+
+    def view(self) -> PeersView:
+        """How it is now; from memory."""
+
+    async def sync(self, request: SyncRequest, *, actor: str) -> SyncView | Rejected:
+        """One round now with everybody who is linked. Bounded; cancelled, it goes on by itself."""

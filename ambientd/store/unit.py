@@ -12,6 +12,7 @@ from ambientd.store.ingest import SqliteIngest
 from ambientd.store.keys import Keys
 from ambientd.store.ledger import SqliteLedger
 from ambientd.store.migrate import applied_migrations
+from ambientd.store.peers import SqlitePeers
 from ambientd.store.performance import SqlitePerformance
 from ambientd.store.retention import SqliteRetention
 from ambientd.store.runs import SqliteRuns
@@ -49,6 +50,7 @@ class SqliteTransaction:
         self.retention = SqliteRetention(connection)
         self.alerts = SqliteAlerts(connection)
         self.settings = SqliteSettings(connection)
+        self.peers = SqlitePeers(connection)
         self.migrations = SqliteMigrations(connection)
         self._connection = connection
 

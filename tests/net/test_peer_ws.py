@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 
+from ambientd.config.peers import PeerAddress
 from ambientd.net import peer_ws
 from ambientd.net.peer_ws import PATH, STRANGER_BYTES, STRANGERS_MAX, STRANGERS_PER_ADDRESS, PeerSockets
-from ambientd.ports.peers import PeerAddress, PeerDialError, PeerGoneError, PeerSocket
+from ambientd.ports.peers import PeerDialError, PeerGoneError, PeerSocket
 from tests.fakes.http_log import ListHttpLog
 
 LOOPBACK = PeerAddress("127.0.0.1", 0)
