@@ -18,6 +18,7 @@ from ambientd.core.peers.floors import Floors, SendLine, SignerFloor
 from ambientd.core.records import (
     AgedSessions,
     AuditEntry,
+    AuditLine,
     Costable,
     EventRecord,
     KeptEvent,
@@ -223,6 +224,13 @@ class AuditRepository(Protocol):
         """Appends a record in O(1); returns its sequence number."""
 
 
+class ActivityRepository(Protocol):
+    """What has happened lately."""
+
+    def latest(self, kind: str, limit: int) -> list[AuditLine]:
+        """The newest audit records of a kind, newest first, as far back as can be looked quickly."""
+
+
 class RetentionRepository(Protocol):
     """Removing what is old, in small steps (seed 9.2.5)."""
 
@@ -373,6 +381,8 @@ class Transaction(Protocol):
     def tasks(self) -> TaskRepository: ...
     @property
     def audit(self) -> AuditRepository: ...
+    @property
+    def activity(self) -> ActivityRepository: ...
     @property
     def retention(self) -> RetentionRepository: ...
     @property
