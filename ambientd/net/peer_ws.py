@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import trio
 
 from ambientd.config.peers import PeerAddress
+from ambientd.core.peers.frames import frame_limit
 from ambientd.core.turnstile import Turnstile
 from ambientd.net.accept import accept_forever
 from ambientd.net.quick_stream import QuickStream
@@ -42,6 +43,15 @@ KEEPALIVE_COUNT, KEEPALIVE_EVERY_SEC = 3, 5
 # Of a known peer: bytes a second over longer times, so that one that went mad cannot keep this node busy.
 PEER_BYTES_PER_SEC = 2 * 1024 * 1024
 RECEIVE_SIZE = 64 * 1024
+
+
+# What sealing adds: nonce and authenticator.
+SEAL_BYTES = 40
+
+
+def message_limit(longest_snapshot: int) -> int:
+    """How long messages may be where snapshots may have so many bytes."""
+    return frame_limit(longest_snapshot) + SEAL_BYTES
 
 
 class _TooMuchError(Exception):

@@ -80,3 +80,7 @@ class PeerControl(Protocol):
 
     async def sync(self, request: SyncRequest, *, actor: str) -> SyncView | Rejected:
         """One round now with everybody who is linked. Bounded; cancelled, it goes on by itself."""
+
+
+Noticed = Callable[[PeerAddress, str], None]
+"""A node was announced at an address, with the beginning of its key: a hint, and no more."""

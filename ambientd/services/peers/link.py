@@ -58,10 +58,11 @@ class Link:
         self.opened_at: float | None = None
         self.closed: Closed | None = None
         self.hello: bytes | None = None  # the first bytes of the other end, whatever they are
-        self.clock_offset_ms: int | None = None
+        self.heard = now
         self.round: RoundEnded | None = None
         self.round_done = trio.Event()
         self.round_refused: list[tuple[str, str]] = []
+        self.round_messages: list[str] = []
         self._host = host
         self._outbox: deque[Send] = deque()
         self._outbox_bytes = 0
@@ -118,7 +119,6 @@ class Link:
                 self._loads.append(effect)
                 self._work_bell.ring()
             case Deliver():
-                self.clock_offset_ms = effect.checked.snapshot.issued_at - self._host.moment().at_ms
                 self._deliveries.append(effect)
                 self._work_bell.ring()
             case Opened():
@@ -162,6 +162,7 @@ class Link:
             except PeerGoneError as error:
                 self.do(self.machine.lost(str(error)))
                 return
+            self.heard = trio.current_time()
             if self.hello is None:
                 self.hello = raw
             frame: bytes | None = raw
@@ -235,6 +236,7 @@ class Link:
     def begin_round(self, *, dry_run: bool) -> None:
         """Compares now; `round_done` is set when it is over, and `round` tells how it was."""
         self.round, self.round_done, self.round_refused = None, trio.Event(), []
+        self.round_messages = []
         self.do(self.machine.sync(trio.current_time(), dry_run=dry_run))
 
     def end(self, text: str) -> None:

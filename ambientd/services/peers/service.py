@@ -5,7 +5,7 @@ whether something may be sent by the view of the links.
 """
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import msgspec
 import trio
@@ -71,11 +71,13 @@ class Stranger(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Round(msgspec.Struct, frozen=True, kw_only=True):
-    """What a round with one peer brought; `ended` is None when there was none."""
+    """What a round with one peer brought; `ended` is None when it did not end in time. `refused` are pairs of
+    item id (hex) and code, `messages` codes of whole snapshots."""
 
     link: Link
     ended: RoundEnded | None
     refused: tuple[tuple[str, str], ...]
+    messages: tuple[str, ...] = ()
 
 
 class PeersService:
@@ -107,6 +109,7 @@ class PeersService:
         self.open: dict[bytes, Link] = {}
         self.strangers: dict[bytes, Stranger] = {}
         self.seen: dict[str, PeerSeen] = {}
+        self.offsets: dict[bytes, int] = {}
         self.listen_problem: str | None = None
         self._store = store
         self._view = links
@@ -126,6 +129,10 @@ class PeersService:
         self.dials: DialBook | None = None
         self._dial_bell, self._listen_bell = Bell(), Bell()
         self._is_loaded = False
+
+    def heard_at(self, link: Link) -> datetime:
+        """When something of a peer came last."""
+        return self._clock.now() - timedelta(seconds=max(0.0, trio.current_time() - link.heard))
 
     # --- what others tell it; none of it blocks
 
@@ -333,6 +340,8 @@ class PeersService:
 
     async def merge(self, delivery: Deliver) -> Merge:
         """See `Host`."""
+        snapshot = delivery.checked.snapshot
+        self.offsets[snapshot.sender] = snapshot.issued_at - self.moment().at_ms
         self._merges += 1
         try:
             return await self.holdings.merge(delivery)
@@ -377,6 +386,7 @@ class PeersService:
 
     def rejected(self, link: Link, refused: Refused) -> None:
         """See `Host`."""
+        link.round_messages.append(refused.code.value)
         self.records.refused(show_key(link.peer), refused.code.value, refused.text)
 
     def round_ended(self, link: Link, ended: RoundEnded) -> None:
@@ -466,7 +476,15 @@ class PeersService:
         with trio.move_on_after(seconds):
             for link in links:
                 await link.round_done.wait()
-        return [Round(link=link, ended=link.round, refused=tuple(link.round_refused)) for link in links]
+        return [
+            Round(
+                link=link,
+                ended=link.round,
+                refused=tuple(link.round_refused),
+                messages=tuple(link.round_messages),
+            )
+            for link in links
+        ]
 
 
 def _ended(link: Link | None, reason: str, now: float) -> Ended:
