@@ -9,6 +9,9 @@ from typing import Any
 import msgspec
 
 DEPTH_MAX = 16
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What the decoders raise for foreign bytes."""
+
 _INT_LIMIT = 2**63
 _LENGTH_BYTES = 8
 

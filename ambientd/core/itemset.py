@@ -17,7 +17,7 @@ ID_BYTES = 32
 BUCKETS = 256
 # Of a bucket's digest as it is sent; salted for each link, so that nobody can prepare two that agree.
 MARK_BYTES = 8
-ALL_BUCKETS = 2**BUCKETS - 1
+MASK_BYTES = BUCKETS // 8
 # Before the first id, for `ItemSet.page`.
 START = b""
 
@@ -103,22 +103,24 @@ class ItemSet:
         )
         return b"".join(whole)
 
-    def differing(self, marks: bytes, salt: bytes) -> int:
-        """Which buckets another's marks say are different there: bit n for bucket n."""
+    def differing(self, marks: bytes, salt: bytes) -> bytes:
+        """Which buckets are different by another's marks: BUCKETS bits, bucket n at 2**n, big-endian."""
         own = self.marks(salt)
-        return sum(
+        mask = sum(
             1 << number
             for number in range(BUCKETS)
             if own[number * MARK_BYTES : (number + 1) * MARK_BYTES]
             != marks[number * MARK_BYTES : (number + 1) * MARK_BYTES]
         )
+        return mask.to_bytes(MASK_BYTES)
 
-    def page(self, buckets: int, after: bytes, limit: int) -> tuple[list[bytes], bool]:
+    def page(self, buckets: bytes, after: bytes, limit: int) -> tuple[list[bytes], bool]:
         """The first ids above `after` (START or an id) in these buckets, and whether that was the end."""
         found: list[bytes] = []
+        mask = int.from_bytes(buckets)
         first = after[0] if after else 0
         for number in range(first, BUCKETS):
-            if not buckets >> number & 1:
+            if not mask >> number & 1:
                 continue
             bucket = self._buckets[number]
             at = _place(bucket, after) if number == first else 0

@@ -16,7 +16,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from ambientd.core.canonical import framed, unframed
+from ambientd.core.canonical import UNREADABLE, framed, unframed
 from ambientd.core.ed25519 import PREFIX, SIGNATURE_BYTES, show_key, verify
 from ambientd.core.peers.floors import JUMP_MAX, Floors, SignerFloor
 from ambientd.core.signeditem import SignedItem
@@ -39,8 +39,8 @@ VALIDITY_MAX_MS = 7 * DAY_MS
 # Clocks of honest nodes differ by so much at most (FAULTS P5).
 AHEAD_MAX_MS = 5 * MINUTE_MS
 
-_KEY = r"^ed25519:[0-9a-f]{64}$"
-_NAME = r"^[A-Za-z0-9._-]{1,64}$"
+_KEY = r"^ed25519:[0-9a-f]{64}\Z"
+_NAME = r"^[A-Za-z0-9._-]{1,64}\Z"
 _COUNT = Meta(ge=1, le=2**63 - 1)
 
 
@@ -76,11 +76,11 @@ class _Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """In alphabetical order, so that the encoder makes canonical JSON of it."""
 
     audience: Annotated[str, Meta(pattern=_KEY)]
-    challenge: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?$")]
+    challenge: Annotated[str, Meta(pattern=r"^([0-9a-f]{64})?\Z")]
     issued_at: Annotated[int, _COUNT]
     items: Annotated[int, Meta(ge=0, le=MAX_ITEMS)]
     label: Annotated[str, Meta(pattern=_NAME)]
-    line: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}$")]
+    line: Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
     network: Annotated[str, Meta(pattern=_NAME)]
     not_after: Annotated[int, _COUNT]
     sender: Annotated[str, Meta(pattern=_KEY)]
@@ -272,7 +272,7 @@ def _opened(raw: bytes, reader: Reader) -> tuple[_Head, bytes, bytes] | Refused:
         if version not in SUPPORTED:
             return Refused(Reason.VERSION, f"its version is {version}, this node reads {VERSION}")
         read = _head.decode(head)
-    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+    except UNREADABLE:
         return Refused(Reason.MALFORMED, "its head lacks a field, or has one that does not belong there")
     if msgspec.json.encode(read) != head:
         return Refused(Reason.MALFORMED, "its head is not written canonically")
@@ -340,7 +340,7 @@ def _order(item: SignedItem) -> tuple[bytes, bytes]:
 def _read_items(body: bytes, count: int) -> tuple[SignedItem, ...] | None:
     try:
         items = _items.decode(body)
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return None
     keys = [_order(item) for item in items]
     if len(items) != count or not all(one < other for one, other in pairwise(keys)):

@@ -13,9 +13,9 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from ambientd.core.canonical import framed, unframed
+from ambientd.core.canonical import UNREADABLE, framed, unframed
 from ambientd.core.ed25519 import SIGNATURE_BYTES, show_key
-from ambientd.core.itemset import BUCKETS, ID_BYTES, MARK_BYTES
+from ambientd.core.itemset import BUCKETS, ID_BYTES, MARK_BYTES, MASK_BYTES
 
 HELLO_DOMAIN = b"ambient-peer-hello-v1"
 PROOF_DOMAIN = b"ambient-peer-proof-v1"
@@ -35,11 +35,11 @@ LISTED_AT_ONCE = 1024
 WANTED_AT_ONCE = 256
 OFFERED_AT_ONCE = 64
 
-_Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+_Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
 _Bytes32 = Annotated[bytes, Meta(min_length=32, max_length=32)]
 _Request = Annotated[int, Meta(ge=1, le=2**32 - 1)]
 _Count = Annotated[int, Meta(ge=0, le=2**32 - 1)]
-_Mask = Annotated[bytes, Meta(min_length=BUCKETS // 8, max_length=BUCKETS // 8)]
+_Mask = Annotated[bytes, Meta(min_length=MASK_BYTES, max_length=MASK_BYTES)]
 
 
 class CloseReason(StrEnum):
@@ -173,7 +173,7 @@ def decode_hello(raw: bytes) -> Hello | None:
         return None
     try:
         return _hello.decode(parts[1])
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return None
 
 
@@ -181,7 +181,7 @@ def decode_message(raw: bytes) -> Message | None:
     """The message; None for anything else."""
     try:
         return _message.decode(raw)
-    except (msgspec.MsgspecError, RecursionError):
+    except UNREADABLE:
         return None
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import msgspec
 
 from ambientd.core.ed25519 import verify
+from ambientd.core.peers.faults import BrokenRuleError, LinkFaultError
 from ambientd.core.peers.frames import (
     LINK_VERSIONS,
     CloseReason,
@@ -23,13 +24,6 @@ from ambientd.core.peers.frames import (
     version_of,
 )
 from ambientd.core.snapshot import Reader, Reason
-
-
-class Refusal(msgspec.Struct, frozen=True):
-    """Why the handshake ends the link."""
-
-    reason: CloseReason
-    text: str
 
 
 class Met(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,20 +46,23 @@ def own_hello(reader: Reader, nonce: bytes) -> bytes:
     return encode_hello(Hello(LINK_VERSIONS, reader.network, reader.key, nonce))
 
 
-def meet(raw: bytes, *, own: bytes, reader: Reader) -> Met | Refusal:
-    """Reads the peer's hello. A stranger is turned away here, for the price of a look into a set."""
+def meet(raw: bytes, *, own: bytes, reader: Reader) -> Met:
+    """Reads the peer's hello. A stranger is turned away here, for the price of a look into a set.
+
+    Raises LinkFaultError.
+    """
     hello = decode_hello(raw)
     if hello is None:
-        return Refusal(CloseReason.PROTOCOL, "what came first is no hello of a peer")
+        raise BrokenRuleError("something else than a hello")
     if hello.network != reader.network:
-        return Refusal(CloseReason.NETWORK, f"the peer belongs to the network {hello.network}")
+        raise LinkFaultError(CloseReason.NETWORK, f"the peer belongs to the network {hello.network}")
     version = version_of(LINK_VERSIONS, hello.versions)
     if version is None:
-        return Refusal(CloseReason.VERSION, f"the peer speaks versions {hello.versions} only")
+        raise LinkFaultError(CloseReason.VERSION, f"the peer speaks versions {hello.versions} only")
     refused = reader.trust.refusal(hello.key, reader.key)
     if refused is not None:
         own_key = refused.code is Reason.KEY_ROLE and hello.key == reader.key
-        return Refusal(CloseReason.OWN_KEY if own_key else CloseReason.NOT_TRUSTED, refused.text)
+        raise LinkFaultError(CloseReason.OWN_KEY if own_key else CloseReason.NOT_TRUSTED, refused.text)
     return Met(
         peer=hello.key,
         peer_nonce=hello.nonce,

@@ -4,12 +4,15 @@ One request is open at a time, so a peer can make this node hold one page of ids
 """
 
 from collections import deque
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import msgspec
 
-from ambientd.core.itemset import BUCKETS, START, ItemSet, split_ids
+from ambientd.core.itemset import START, ItemSet, split_ids
 from ambientd.core.peers.effects import Outcome, RoundEnded
+from ambientd.core.peers.faults import BrokenRuleError
 from ambientd.core.peers.frames import (
     LISTED_AT_ONCE,
     WANTED_AT_ONCE,
@@ -20,37 +23,39 @@ from ambientd.core.peers.frames import (
     More,
     Want,
 )
-from ambientd.core.peers.limits import Recent
 
 # Ids that one round looks at: the most that a node may keep (`policy.max_items`), and half as much again.
 LISTED_MAX = 300_000
 # What a page brings, and what was offered meanwhile.
 WANTS_MAX = 2 * LISTED_AT_ONCE
+# Of items that merging did not take, the ids are kept (512 KiB at most), then it begins anew.
+DECLINED_MAX = 16_384
+# Items in one round that were listed and not sent, or sent in vain: each costs a signature check.
+VAIN_MAX = 4_096
 _REQUESTS = 2**32
 
 
-class BrokenRuleError(Exception):
-    """The peer sent what it may not send here. The text says what; the link ends."""
-
-
 class Pull:
-    """The round that is going on, if any, and what was offered meanwhile. `declined` are ids that merging
-    did not take: they are not asked for again on this link until somebody asks for a round."""
+    """The round that is going on, if any, and what was offered meanwhile.
 
-    def __init__(self, have: ItemSet, declined: Recent, *, salt: bytes, at_once: int) -> None:
+    Items that merging did not take are not asked for again on this link, until a round is forced.
+    """
+
+    def __init__(self, have: ItemSet, *, salt: bytes, at_once: int) -> None:
         self._have = have
-        self._declined = declined
         self._salt = salt
         self._at_once = min(at_once, WANTED_AT_ONCE)
+        self._declined: ItemSet | None = None
         self._wants: deque[bytes] = deque()
         self._request = 0
-        self._open: str | None = None  # what is open: "listing" or "items"
+        self._open: Literal["listing", "items"] | None = None
         self._asked: set[bytes] = set()
         self._buckets = b""
         self._after = START
         self._listed_all = True
         self._report: RoundEnded | None = None
-        self._broken = False
+        self._stopped = False
+        self._vain = 0
 
     @property
     def in_round(self) -> bool:
@@ -64,22 +69,20 @@ class Pull:
 
     @property
     def dry_run(self) -> bool:
+        """Whether the round that is going on keeps nothing."""
         return self._report is not None and self._report.dry_run
-
-    def is_open(self, request: int) -> bool:
-        """Whether this is the open request for items."""
-        return self._open == "items" and request == self._request
 
     def begin(self, *, forced: bool, dry_run: bool) -> None:
         """Starts a round; there must be none."""
         self._report = RoundEnded(outcome=Outcome.DONE, forced=forced, dry_run=dry_run)
         self._buckets, self._after, self._listed_all = b"", START, False
+        self._vain = 0
         if forced:
-            self._declined.clear()
+            self._declined = None
 
-    def offer(self, ids: list[bytes]) -> None:
+    def offer(self, ids: Iterable[bytes]) -> None:
         """Notes what the peer offers, as far as it is new and there is room; comparing finds the rest."""
-        known = set(self._wants)
+        known = {*self._wants, *self._asked}
         for item_id in ids:
             if len(self._wants) < WANTS_MAX and item_id not in known and self._is_new(item_id):
                 self._wants.append(item_id)
@@ -93,7 +96,7 @@ class Pull:
             self._open, self._asked = "items", set(wanted)
             self._count(asked=len(wanted))
             return Want(self._number(), b"".join(wanted))
-        if self._listed_all or self._broken:
+        if self._listed_all or self._stopped:
             return None
         self._open = "listing"
         if not self._buckets:
@@ -102,10 +105,10 @@ class Pull:
 
     def ended(self) -> RoundEnded | None:
         """The report of the round, once, when nothing is open and nothing is left to ask."""
-        if self._report is None or self._open or self._wants or not (self._listed_all or self._broken):
+        if self._report is None or self._open or self._wants or not (self._listed_all or self._stopped):
             return None
         report, self._report = self._report, None
-        self._broken, self._listed_all = False, True
+        self._stopped, self._listed_all = False, True
         return report
 
     def listed(self, listing: Listing) -> None:
@@ -116,6 +119,73 @@ class Pull:
         if listing.answer is Answer.NOT_NOW:
             self.stop(Outcome.NOT_NOW)
             return
+        ids = self._checked(listing)
+        self._count(listed=len(ids))
+        if self._report is not None and self._report.listed > LISTED_MAX:
+            raise BrokenRuleError("a listing of more ids than a node may hold")
+        self._buckets = listing.buckets
+        self._after = ids[-1] if ids else self._after
+        self._listed_all = listing.last
+        self._wants.extend(item_id for item_id in ids if self._is_new(item_id))
+
+    def check_open(self, request: int) -> None:
+        """Raises BrokenRuleError when this is not the open request for items."""
+        if self._open != "items" or request != self._request:
+            raise BrokenRuleError("items that were not asked for")
+
+    def received(self, ids: Sequence[bytes], *, last: bool, answer: Answer) -> None:
+        """Notes an answer to the open request for items. Raises BrokenRuleError."""
+        if not self._asked.issuperset(ids) or not (ids or last):
+            raise BrokenRuleError("other items than were asked for")
+        self._asked.difference_update(ids)
+        if last:
+            self._close(missing=len(self._asked))
+            if answer is Answer.NOT_NOW:
+                self.stop(Outcome.NOT_NOW)
+
+    def refused(self, *, last: bool) -> None:
+        """Notes that a part of the answer to the open request was refused; its rest is still waited for."""
+        self.stop(Outcome.FAILED)
+        if last:
+            self._close(missing=0)
+
+    def merged(self, declined: Sequence[bytes], *, added: int, kept: int, refused: int) -> None:
+        """Adds to the report what merging said. `declined` are the items that this node does not hold now."""
+        self._count(added=added, kept=kept, refused=refused)
+        if not self.dry_run:
+            self.declined(declined)
+            self._in_vain(len(declined))
+
+    def declined(self, ids: Iterable[bytes]) -> None:
+        """Notes items that merging did not take."""
+        for item_id in ids:
+            if self._declined is None or len(self._declined) >= DECLINED_MAX:
+                self._declined = ItemSet()
+            self._declined.add(item_id)
+
+    def stop(self, outcome: Outcome) -> None:
+        """Asks for nothing more; an open request is still waited for."""
+        self._wants.clear()
+        if self._report is not None:
+            self._stopped = True
+            self._report = msgspec.structs.replace(self._report, outcome=outcome)
+
+    def abandon(self) -> RoundEnded | None:
+        """The report of a round that the end of the link cuts off."""
+        report, self._report = self._report, None
+        return msgspec.structs.replace(report, outcome=Outcome.LOST) if report else None
+
+    def _close(self, *, missing: int) -> None:
+        self._open, self._asked = None, set()
+        self._count(missing=missing)
+        self._in_vain(missing)
+
+    def _in_vain(self, count: int) -> None:
+        self._vain += count
+        if self._vain > VAIN_MAX and self._report is not None and not self._stopped:
+            self.stop(Outcome.FAILED)
+
+    def _checked(self, listing: Listing) -> list[bytes]:
         ids = split_ids(listing.ids)
         if ids is None or (self._buckets and listing.buckets != self._buckets):
             raise BrokenRuleError("a listing of other buckets")
@@ -125,61 +195,18 @@ class Pull:
             raise BrokenRuleError("a listing that is not in order")
         if not ids and not listing.last:
             raise BrokenRuleError("a listing without end")
-        self._count(listed=len(ids))
-        if self._report is not None and self._report.listed > LISTED_MAX:
-            raise BrokenRuleError("a listing of more ids than a node may hold")
-        self._buckets = listing.buckets
-        self._after = ids[-1] if ids else self._after
-        self._listed_all = listing.last
-        self._wants += [item_id for item_id in ids if self._is_new(item_id)]
-
-    def received(self, ids: tuple[bytes, ...], *, last: bool, answer: Answer) -> None:
-        """Notes an answer to the open request for items. Raises BrokenRuleError."""
-        if self._open != "items":
-            raise BrokenRuleError("items that were not asked for")
-        if not self._asked.issuperset(ids) or not (ids or last):
-            raise BrokenRuleError("other items than were asked for")
-        self._asked.difference_update(ids)
-        if not last:
-            return
-        self._open = None
-        self._count(missing=len(self._asked))
-        self._asked = set()
-        if answer is Answer.NOT_NOW:
-            self.stop(Outcome.NOT_NOW)
-
-    def refused(self, *, last: bool) -> None:
-        """Notes that a part of the answer to the open request was refused; its rest is still waited for."""
-        self.stop(Outcome.FAILED)
-        if last:
-            self._open, self._asked = None, set()
-
-    def merged(self, *, added: int, kept: int, refused: int) -> None:
-        """Adds to the report what merging said."""
-        self._count(added=added, kept=kept, refused=refused)
-
-    def stop(self, outcome: Outcome) -> None:
-        """Asks for nothing more; an open request is still waited for."""
-        self._wants.clear()
-        self._broken = self._report is not None
-        if self._report is not None:
-            self._report = _with(self._report, outcome=outcome)
-
-    def abandon(self) -> RoundEnded | None:
-        """The report of a round that the end of the link cuts off."""
-        report, self._report = self._report, None
-        return _with(report, outcome=Outcome.LOST) if report else None
+        return ids
 
     def _is_new(self, item_id: bytes) -> bool:
-        return item_id not in self._have and item_id not in self._declined
+        return item_id not in self._have and (self._declined is None or item_id not in self._declined)
 
     def _batch(self) -> list[bytes]:
-        batch: list[bytes] = []
+        batch: dict[bytes, None] = {}
         while self._wants and len(batch) < self._at_once:
             item_id = self._wants.popleft()
-            if self._is_new(item_id):  # it may have come on another link meanwhile
-                batch.append(item_id)
-        return batch
+            if self._is_new(item_id):  # it may have come otherwise meanwhile
+                batch[item_id] = None
+        return list(batch)
 
     def _number(self) -> int:
         self._request = self._request % (_REQUESTS - 1) + 1
@@ -188,13 +215,4 @@ class Pull:
     def _count(self, **amounts: int) -> None:
         if self._report is not None:
             grown = {name: getattr(self._report, name) + by for name, by in amounts.items()}
-            self._report = _with(self._report, **grown)
-
-
-def mask_bytes(mask: int) -> bytes:
-    """A set of buckets as it is sent."""
-    return mask.to_bytes(BUCKETS // 8)
-
-
-def _with(report: RoundEnded, **changes: object) -> RoundEnded:
-    return msgspec.structs.replace(report, **changes)
+            self._report = msgspec.structs.replace(self._report, **grown)

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from ambientd.core.peers.frames import Answer, Items
 from ambientd.core.signeditem import SignedItem
 from ambientd.core.snapshot import pack, size_of
 
@@ -25,9 +24,6 @@ class Part(msgspec.Struct, frozen=True):
     request: int
     items: tuple[SignedItem, ...]
     last: bool
-
-    def message(self, snapshot: bytes) -> Items:
-        return Items(self.request, Answer.HERE, snapshot, self.last)
 
 
 class Serve:

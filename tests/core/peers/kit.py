@@ -5,15 +5,20 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
+
+import msgspec
 
 from ambientd.core.canonical import canonical
 from ambientd.core.ed25519 import public_of, sign
 from ambientd.core.itemset import ItemSet
 from ambientd.core.peerlink import LinkSettings, PeerLink, Stamp
+from ambientd.core.peers import frames
 from ambientd.core.peers.effects import Closed, Deliver, Effect, Load, Opened, Rejected, RoundEnded, Send
 from ambientd.core.peers.floors import Floors, SendLine
+from ambientd.core.peers.handshake import meet, own_hello, prove
 from ambientd.core.signeditem import SignedItem, issue
-from ambientd.core.snapshot import MAX_BYTES, MAX_ITEMS, Moment, Reader, Trust
+from ambientd.core.snapshot import MAX_BYTES, MAX_ITEMS, Moment, Reader, Snapshot, Trust, build
 
 NETWORK = "fleet-1"
 AT_MS = 1_771_525_613_000
@@ -222,3 +227,65 @@ class Wire:
             self.run()
         self.now = until
         return self
+
+
+class Liar:
+    """A node that has a key and keeps no rule: it says what it is told, to a link of `victim`."""
+
+    def __init__(
+        self, node: Node, victim: Node, *, now: float = 0.0, nonce: str = "liar", **may: bool
+    ) -> None:
+        self.node, self.victim, self.now = node, victim, now
+        self.end = End(victim, victim.link(seed_of(nonce + victim.name), now, **may))
+        self.hello = own_hello(node.reader(), seed_of(nonce + node.name))
+        self.end.do(self.end.link.open(), now)
+        self.met = meet(self.end.outbox.popleft(), own=self.hello, reader=node.reader())
+        self.out = self.met.counted(node.key)
+        self.incoming = self.met.counted(victim.key)
+
+    def greet(self) -> "Liar":
+        """The handshake, as it should be."""
+        self.raw(self.hello)
+        proof = prove(self.met, reader=self.node.reader(), label=self.node.name, sign=self.node.sign)
+        return self.say(proof)
+
+    def say(self, *messages: frames.Message) -> "Liar":
+        for message in messages:
+            self.raw(self.out.wrap(message))
+        return self
+
+    def raw(self, frame: bytes | None) -> "Liar":
+        moment = Moment(self.now, AT_MS + int(self.now * 1000))
+        self.end.do(self.end.link.received(frame, moment), self.now)
+        return self
+
+    def heard(self) -> list[frames.Message]:
+        """What the victim has said since the last call."""
+        said = []
+        while self.end.outbox:
+            raw = self.incoming.unwrap(self.end.outbox.popleft())
+            assert raw is not None
+            message = frames.decode_message(raw)
+            assert message is not None
+            said.append(message)
+        return said
+
+    def snapshot(self, *items: SignedItem, by: Node | None = None, **changes: Any) -> bytes:
+        """A snapshot for the victim, good but for the changes."""
+        stamp = self.node.stamp(AT_MS + int(self.now * 1000))
+        good = Snapshot(
+            network=NETWORK,
+            sender=self.node.key,
+            label=self.node.name,
+            audience=self.victim.key,
+            line=stamp.line,
+            sequence=stamp.sequence,
+            issued_at=stamp.at_ms,
+            not_after=stamp.at_ms + 60_000,
+            challenge=self.met.peer_nonce,
+            items=items,
+        )
+        return build(msgspec.structs.replace(good, **changes), (by or self.node).sign)
+
+    def push(self, *items: SignedItem, **changes: Any) -> "Liar":
+        return self.say(frames.Items(0, frames.Answer.HERE, self.snapshot(*items, **changes), last=True))
