@@ -55,8 +55,11 @@ class Autonomy:
     """All parts of this node."""
 
     def __init__(self, ground: Ground) -> None:
+        from ambientd.app.policy_parts import PolicyPart
+
         self._ground = ground
-        self._parts: tuple[Part, ...] = ()
+        self.policies = PolicyPart(ground)
+        self._parts: tuple[Part, ...] = (self.policies,)
 
     @property
     def services(self) -> dict[str, Run]:

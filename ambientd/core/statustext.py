@@ -7,6 +7,7 @@ from datetime import datetime
 import msgspec
 
 from ambientd.core.gatewaytext import gateway_line
+from ambientd.core.policytext import policy_line
 from ambientd.core.text import age, age_of, cut, number, pad, printable, size, width_of
 from ambientd.core.timefmt import parse_rfc3339
 from ambientd.wire.enums import AgentStatus, Health
@@ -85,6 +86,8 @@ def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
     rows = [("host", "", f"{host[:11]}…{host[-4:]} ({document.node.host_id_source})"), None]
     rows.append(("gateway", *gateway_line(document.gateway, now)))
     rows.append(("pulse", *_pulse(document, now)))
+    if document.policy is not None:
+        rows.append(("policy", *policy_line(document.policy)))
     ledger = document.ledger
     if ledger.ready:
         count = f"{number(ledger.sessions)} session{'' if ledger.sessions == 1 else 's'}"
