@@ -63,9 +63,12 @@ class Autonomy:
     """All parts of this node."""
 
     def __init__(self, ground: Ground) -> None:
+        from ambientd.app.policy_parts import PolicyPart
+
         self._ground = ground
         self.connectivity = ConnectivityPart(ground)
-        self._parts: tuple[Part, ...] = (self.connectivity,)
+        self.policies = PolicyPart(ground, links=self.connectivity.view)
+        self._parts: tuple[Part, ...] = (self.connectivity, self.policies)
 
     @property
     def services(self) -> dict[str, Run]:

@@ -15,6 +15,7 @@ from ambientd.store.ledger import SqliteLedger
 from ambientd.store.migrate import applied_migrations
 from ambientd.store.peers import SqlitePeers
 from ambientd.store.performance import SqlitePerformance
+from ambientd.store.policies import SqlitePolicies
 from ambientd.store.retention import SqliteRetention
 from ambientd.store.runs import SqliteRuns
 from ambientd.store.settings import SqliteSettings
@@ -51,6 +52,7 @@ class SqliteTransaction:
         self.activity = SqliteActivity(connection)
         self.retention = SqliteRetention(connection)
         self.alerts = SqliteAlerts(connection)
+        self.policies = SqlitePolicies(connection)
         self.settings = SqliteSettings(connection)
         self.peers = SqlitePeers(connection)
         self.migrations = SqliteMigrations(connection)

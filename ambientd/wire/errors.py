@@ -37,6 +37,7 @@ _ROWS = (
         "PLAN_UNKNOWN", 409, exits.WRONG_STATE, False, "The plan is older than an hour, or settings changed."
     ),
     ErrorCode("CONFIG_REFUSED", 409, exits.CONFIG, False, "The files hold mistakes; nothing was changed."),
+    ErrorCode("POLICIES_READ_ONLY", 409, exits.WRONG_STATE, False, "Policies are only changed while online."),
     ErrorCode("ALERT_NOT_ACTIVE", 409, exits.WRONG_STATE, False, "The alert is not active; nothing to see."),
     ErrorCode("PEERS_OFF", 409, exits.WRONG_STATE, False, "This node has no peers; see `peers.listen`."),
     ErrorCode(
