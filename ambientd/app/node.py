@@ -390,8 +390,8 @@ class Node:
             *ledger_routes(ledger),
             *export_routes(ledger),
             *ingest_routes(self.ingest),
-            *upkeep_routes(self.retention, self._migrations),
-            *backup_routes(self.backup),
+            *upkeep_routes(self.retention, self._migrations, self._audited),
+            *backup_routes(self.backup, self._audited),
             *alert_routes(
                 Alerts(
                     alerting=self.alerts.alerting,
@@ -399,11 +399,12 @@ class Node:
                     audited=self._audited,
                 )
             ),
-            *legacy_routes(self._importing()),
+            *legacy_routes(self._importing(), self._audited),
             *analytics_routes(self.analytics),
             *self.autonomy.routes(),
             *recost_routes(
-                Recosting(store=self.store, clock=self.clock, pricing=lambda: self.live.current.pricing)
+                Recosting(store=self.store, clock=self.clock, pricing=lambda: self.live.current.pricing),
+                self._audited,
             ),
         )
         document = openapi_route(lambda: all_routes, version=__version__)
