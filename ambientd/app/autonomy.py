@@ -11,18 +11,20 @@ from typing import Protocol
 import msgspec
 
 from ambientd.api.router import Audited, Route
+from ambientd.app.audit_parts import AuditPart, build_identity
 from ambientd.config.schema import Config
 from ambientd.flows.status import AutonomyStatus
 from ambientd.host.log import Logger
 from ambientd.ports.clock import Clock
 from ambientd.ports.store import Store
+from ambientd.services.audit import AuditHead
 
 Run = Callable[[], Awaitable[None]]
 
 
 class Ground(msgspec.Struct, frozen=True, kw_only=True):
     """What the parts stand on. `config` gives the configuration in force; `changed` tells that the status
-    may look different; `offline`: the operator said so when starting."""
+    may look different; `offline`: the operator said so when starting; `audit_head` hears of every record."""
 
     config: Callable[[], Config]
     store: Store
@@ -35,6 +37,7 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     changed: Callable[[], None]
     log: Logger
     offline: bool = False
+    audit_head: AuditHead = msgspec.field(default_factory=AuditHead)
 
 
 class Part(Protocol):
@@ -56,7 +59,8 @@ class Autonomy:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
-        self._parts: tuple[Part, ...] = ()
+        self.identity = build_identity(ground)
+        self._parts: tuple[Part, ...] = (AuditPart(ground, self.identity),)
 
     @property
     def services(self) -> dict[str, Run]:

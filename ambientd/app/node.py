@@ -72,6 +72,7 @@ from ambientd.net.unix_socket import caller_of, group_id
 from ambientd.ports.errors import Rejected, StoreError, UnavailableError
 from ambientd.ports.http import Application
 from ambientd.services.aggregates import AggregatesService
+from ambientd.services.audit import AuditHead
 from ambientd.services.backup import BackupService
 from ambientd.services.bell import Bell
 from ambientd.services.changes import Changes
@@ -112,12 +113,14 @@ class Node:
         self.clock = SystemClock()
         self.host_id = facts.host_id(config.node.name, config.node.host_id)
         started_ms = facts.process_started_ms(to_ms(self.clock.now()))
+        self.audit_head = AuditHead()
         self.store = SqliteStore(
             outside.database,
             clock=self.clock,
             busy_timeout=config.ledger.busy_timeout,
             ballast=config.ledger.ballast,
             rested=give_memory_back,
+            audited=self.audit_head.moved,
         )
         self.feed = build_feed(
             config.heartbeat,
@@ -245,6 +248,7 @@ class Node:
                 changed=self.changes.tell,
                 log=self._log,
                 offline=outside.offline,
+                audit_head=self.audit_head,
             )
         )
         self.status = StatusSources(

@@ -15,7 +15,6 @@ from ambientd.core.analytics import DaySpan, KeptMatrix, MatrixFacts, MatrixQuer
 from ambientd.core.ingest import StoredSession
 from ambientd.core.records import (
     AgedSessions,
-    AuditEntry,
     Costable,
     EventRecord,
     KeptEvent,
@@ -33,6 +32,7 @@ from ambientd.core.records import (
     TaskOutcome,
     UsageRecord,
 )
+from ambientd.ports.audit import AuditRepository, IdentityRepository
 from ambientd.wire.enums import AlertMetric
 
 T = TypeVar("T")
@@ -214,13 +214,6 @@ class TaskRepository(Protocol):
         """All counters."""
 
 
-class AuditRepository(Protocol):
-    """The append-only hash chain."""
-
-    def append(self, entry: AuditEntry) -> int:
-        """Appends a record in O(1); returns its sequence number."""
-
-
 class RetentionRepository(Protocol):
     """Removing what is old, in small steps (seed 9.2.5)."""
 
@@ -337,6 +330,8 @@ class Transaction(Protocol):
     def tasks(self) -> TaskRepository: ...
     @property
     def audit(self) -> AuditRepository: ...
+    @property
+    def identity(self) -> IdentityRepository: ...
     @property
     def retention(self) -> RetentionRepository: ...
     @property

@@ -7,7 +7,7 @@ import apsw
 
 from ambientd.ports.backup import Progress, SnapshotFacts
 from ambientd.store.alerts import SqliteAlerts
-from ambientd.store.audit import SqliteAudit
+from ambientd.store.audit import SqliteAudit, SqliteIdentity
 from ambientd.store.ingest import SqliteIngest
 from ambientd.store.keys import Keys
 from ambientd.store.ledger import SqliteLedger
@@ -46,6 +46,7 @@ class SqliteTransaction:
         self.runs = SqliteRuns(connection, self.keys)
         self.tasks = SqliteTasks(connection)
         self.audit = SqliteAudit(connection)
+        self.identity = SqliteIdentity(connection)
         self.retention = SqliteRetention(connection)
         self.alerts = SqliteAlerts(connection)
         self.settings = SqliteSettings(connection)

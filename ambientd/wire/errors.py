@@ -38,6 +38,9 @@ _ROWS = (
     ),
     ErrorCode("CONFIG_REFUSED", 409, exits.CONFIG, False, "The files hold mistakes; nothing was changed."),
     ErrorCode("ALERT_NOT_ACTIVE", 409, exits.WRONG_STATE, False, "The alert is not active; nothing to see."),
+    ErrorCode(
+        "IDENTITY_REFUSED", 409, exits.WRONG_STATE, False, "The node's key cannot be used or changed so."
+    ),
     ErrorCode("LENGTH_REQUIRED", 411, exits.FAILED, False, "A body needs a Content-Length."),
     ErrorCode("PAYLOAD_TOO_LARGE", 413, exits.FAILED, False, "The body is larger than this route takes."),
     ErrorCode("URI_TOO_LONG", 414, exits.FAILED, False, "The request line is too long."),
