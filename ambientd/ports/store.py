@@ -17,7 +17,6 @@ from ambientd.core.peerbook import PeerSeen, TrustedPeer
 from ambientd.core.peers.floors import Floors, SendLine, SignerFloor
 from ambientd.core.records import (
     AgedSessions,
-    AuditEntry,
     AuditLine,
     Costable,
     EventRecord,
@@ -36,6 +35,7 @@ from ambientd.core.records import (
     TaskOutcome,
     UsageRecord,
 )
+from ambientd.ports.audit import AuditRepository, IdentityRepository
 from ambientd.ports.policies import PolicyRepository
 from ambientd.wire.enums import AlertMetric
 
@@ -218,13 +218,6 @@ class TaskRepository(Protocol):
         """All counters."""
 
 
-class AuditRepository(Protocol):
-    """The append-only hash chain."""
-
-    def append(self, entry: AuditEntry) -> int:
-        """Appends a record in O(1); returns its sequence number."""
-
-
 class ActivityRepository(Protocol):
     """What has happened lately."""
 
@@ -384,6 +377,8 @@ class Transaction(Protocol):
     def audit(self) -> AuditRepository: ...
     @property
     def activity(self) -> ActivityRepository: ...
+    @property
+    def identity(self) -> IdentityRepository: ...
     @property
     def retention(self) -> RetentionRepository: ...
     @property

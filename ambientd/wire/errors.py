@@ -44,6 +44,9 @@ _ROWS = (
         "PEER_CONFIGURED", 409, exits.WRONG_STATE, False, "The key is trusted by the configuration itself."
     ),
     ErrorCode("NO_CONTROL_PLANE", 409, exits.WRONG_STATE, False, "This node belongs to no control plane."),
+    ErrorCode(
+        "IDENTITY_REFUSED", 409, exits.WRONG_STATE, False, "The node's key cannot be used or changed so."
+    ),
     ErrorCode("LENGTH_REQUIRED", 411, exits.FAILED, False, "A body needs a Content-Length."),
     ErrorCode("PAYLOAD_TOO_LARGE", 413, exits.FAILED, False, "The body is larger than this route takes."),
     ErrorCode("URI_TOO_LONG", 414, exits.FAILED, False, "The request line is too long."),
