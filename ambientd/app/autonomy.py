@@ -55,8 +55,11 @@ class Autonomy:
     """All parts of this node."""
 
     def __init__(self, ground: Ground) -> None:
+        from ambientd.app.clock_parts import ClockPart
+
         self._ground = ground
-        self._parts: tuple[Part, ...] = ()
+        self.clock = ClockPart(ground)
+        self._parts: tuple[Part, ...] = (self.clock,)
 
     @property
     def services(self) -> dict[str, Run]:

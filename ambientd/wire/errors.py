@@ -38,6 +38,7 @@ _ROWS = (
     ),
     ErrorCode("CONFIG_REFUSED", 409, exits.CONFIG, False, "The files hold mistakes; nothing was changed."),
     ErrorCode("ALERT_NOT_ACTIVE", 409, exits.WRONG_STATE, False, "The alert is not active; nothing to see."),
+    ErrorCode("CLOCK_IMPOSSIBLE", 409, exits.WRONG_STATE, False, "The wall clock was never set; set it."),
     ErrorCode("LENGTH_REQUIRED", 411, exits.FAILED, False, "A body needs a Content-Length."),
     ErrorCode("PAYLOAD_TOO_LARGE", 413, exits.FAILED, False, "The body is larger than this route takes."),
     ErrorCode("URI_TOO_LONG", 414, exits.FAILED, False, "The request line is too long."),
