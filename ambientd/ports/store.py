@@ -33,6 +33,7 @@ from ambientd.core.records import (
     TaskOutcome,
     UsageRecord,
 )
+from ambientd.ports.policies import PolicyRepository
 from ambientd.wire.enums import AlertMetric
 
 T = TypeVar("T")
@@ -341,6 +342,8 @@ class Transaction(Protocol):
     def retention(self) -> RetentionRepository: ...
     @property
     def alerts(self) -> AlertRepository: ...
+    @property
+    def policies(self) -> PolicyRepository: ...
     @property
     def settings(self) -> SettingsRepository: ...
     @property

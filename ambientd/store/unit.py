@@ -13,6 +13,7 @@ from ambientd.store.keys import Keys
 from ambientd.store.ledger import SqliteLedger
 from ambientd.store.migrate import applied_migrations
 from ambientd.store.performance import SqlitePerformance
+from ambientd.store.policies import SqlitePolicies
 from ambientd.store.retention import SqliteRetention
 from ambientd.store.runs import SqliteRuns
 from ambientd.store.settings import SqliteSettings
@@ -48,6 +49,7 @@ class SqliteTransaction:
         self.audit = SqliteAudit(connection)
         self.retention = SqliteRetention(connection)
         self.alerts = SqliteAlerts(connection)
+        self.policies = SqlitePolicies(connection)
         self.settings = SqliteSettings(connection)
         self.migrations = SqliteMigrations(connection)
         self._connection = connection

@@ -37,6 +37,7 @@ _ROWS = (
         "PLAN_UNKNOWN", 409, exits.WRONG_STATE, False, "The plan is older than an hour, or settings changed."
     ),
     ErrorCode("CONFIG_REFUSED", 409, exits.CONFIG, False, "The files hold mistakes; nothing was changed."),
+    ErrorCode("POLICIES_READ_ONLY", 409, exits.WRONG_STATE, False, "Policies are only changed while online."),
     ErrorCode("ALERT_NOT_ACTIVE", 409, exits.WRONG_STATE, False, "The alert is not active; nothing to see."),
     ErrorCode("CLOCK_IMPOSSIBLE", 409, exits.WRONG_STATE, False, "The wall clock was never set; set it."),
     ErrorCode("LENGTH_REQUIRED", 411, exits.FAILED, False, "A body needs a Content-Length."),

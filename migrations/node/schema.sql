@@ -157,6 +157,37 @@ CREATE TABLE node_settings (
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE policy_floors (
+    policy_id TEXT NOT NULL,
+    issuer BLOB NOT NULL CHECK (length(issuer) = 32),
+    revision INTEGER NOT NULL CHECK (revision >= 1),
+    removed INTEGER NOT NULL CHECK (removed BETWEEN 0 AND revision),
+    keep_until INTEGER NOT NULL,
+    PRIMARY KEY (policy_id, issuer)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE policy_hosts (
+    host TEXT NOT NULL,
+    policy_id TEXT NOT NULL,
+    PRIMARY KEY (host, policy_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE policy_items (
+    item_id BLOB PRIMARY KEY CHECK (length(item_id) = 32),
+    policy_id TEXT NOT NULL CHECK (length(policy_id) BETWEEN 1 AND 64),
+    kind TEXT NOT NULL CHECK (kind IN ('policy', 'tombstone')),
+    revision INTEGER NOT NULL CHECK (revision >= 1),
+    in_force INTEGER NOT NULL CHECK (in_force IN (0, 1)),
+    not_after INTEGER NOT NULL,
+    issued_at INTEGER NOT NULL,
+    issuer BLOB NOT NULL CHECK (length(issuer) = 32),
+    body BLOB NOT NULL CHECK (length(body) <= 16384),
+    signature BLOB NOT NULL CHECK (length(signature) = 64),
+    way TEXT NOT NULL CHECK (way IN ('control_plane', 'operator', 'peer')),
+    sender TEXT NOT NULL,
+    received_at INTEGER NOT NULL
+) STRICT;
+
 CREATE TABLE schema_migrations (
     version INTEGER PRIMARY KEY CHECK (version >= 1),
     name TEXT NOT NULL,
@@ -302,6 +333,14 @@ CREATE INDEX alert_state_by_transition ON alert_state (status, last_transition_a
 CREATE INDEX ingest_keys_by_session ON ingest_keys (session_key);
 
 CREATE INDEX model_perf_agg_by_end ON model_perf_agg (window_end);
+
+CREATE INDEX policy_floors_by_time ON policy_floors (keep_until);
+
+CREATE INDEX policy_hosts_by_policy ON policy_hosts (policy_id);
+
+CREATE INDEX policy_items_by_expiry ON policy_items (not_after);
+
+CREATE UNIQUE INDEX policy_items_by_policy ON policy_items (policy_id, in_force);
 
 CREATE INDEX session_event_rows_by_time ON session_event_rows (session_key, at_ms);
 
