@@ -47,12 +47,15 @@ class Mark(msgspec.Struct, frozen=True, kw_only=True):
 class Trusted(msgspec.Struct, frozen=True, kw_only=True):
     """The time of one moment. It is not before `earliest_ms`, and not after `latest_ms` (None: unknown).
 
-    `now_ms` is the later of wall clock and mark; `doubt` says why the wall clock is not believed.
+    `now_ms` is the later of wall clock and mark; `doubt` says why the wall clock is not believed. `boot_ms`
+    and `boot_id` are the boot clock's, for durations.
     """
 
     earliest_ms: int
     latest_ms: int | None
     now_ms: int
+    boot_ms: int
+    boot_id: str
     doubt: str | None = None
 
 
@@ -88,6 +91,8 @@ def judge(mark: Mark, reading: Reading, *, released_ms: int) -> Trusted:
         earliest_ms=mark.floor_ms,
         latest_ms=later if mark.confirmed else None,
         now_ms=later,
+        boot_ms=reading.boot_ms,
+        boot_id=reading.boot_id,
         doubt=_doubt(mark, reading, behind, released_ms),
     )
 

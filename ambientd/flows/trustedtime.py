@@ -1,5 +1,6 @@
 """The time that this node can be sure of, kept over restarts; and the operator's word for the wall clock."""
 
+from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
@@ -18,7 +19,7 @@ _LATEST_MS = 253_402_300_799_999  # the end of the year 9999
 
 
 class KeptTime:
-    """`ports.autonomy.TrustedClock` and `ports.trustedtime.TimeBounds`.
+    """`ports.autonomy.TrustedClock`, and the bounds of the time for who needs to know how sure it is.
 
     Until `load` nothing is known but the day that this version was made, and every bound is open.
     """
@@ -63,23 +64,16 @@ class KeptTime:
         """Why the wall clock is not believed at the moment, in words; None when it is."""
         return self.look().doubt
 
-    @property
-    def boot_id(self) -> str:
-        """Which start of the machine `boot_ms` counts from."""
-        return self._source.reading().boot_id
-
-    def boot_ms(self) -> int:
-        """Milliseconds since the machine started, suspend included."""
-        return self._source.reading().boot_ms
-
     # --- keeping
 
     async def load(self, store: Store) -> bool:
         """Reads the mark and keeps the one of now. False when what was kept cannot be read: then the wall
         clock is in doubt until it is confirmed. Raises as `Store` does."""
-        if self._loaded:
+        if self.is_loaded:
             return True
         text = await store.read(lambda tx: tx.settings.get(SETTING))
+        if self._loaded:  # somebody else was faster
+            return True
         mark = None if text is None else _parse(text)
         self._mark = mark or (None if text is None else _unreadable(self._released_ms))
         self._loaded = True
@@ -89,13 +83,18 @@ class KeptTime:
     async def save(self, store: Store) -> None:
         """Keeps the mark of this moment; nothing before `load`. Raises as `Store` does."""
         if self._loaded:
-            await store.write(self.put)
+            await store.write(self.keeper())
 
-    def put(self, tx: Transaction) -> None:
-        """Keeps the mark in a transaction that relies on it."""
+    def keeper(self) -> Callable[[Transaction], None]:
+        """Keeps the mark of this moment in a transaction that relies on it."""
         self.look()
-        if self._mark is not None:
-            tx.settings.put(SETTING, msgspec.json.encode(self._mark).decode())
+        text = None if self._mark is None else msgspec.json.encode(self._mark).decode()
+
+        def keep(tx: Transaction) -> None:
+            if text is not None:
+                tx.settings.put(SETTING, text)
+
+        return keep
 
     async def accept(self, store: Store, actor: str) -> ClockView | Rejected:
         """Believes the wall clock as it is, even if it is behind the mark. Raises as `Store` does, and

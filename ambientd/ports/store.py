@@ -33,6 +33,7 @@ from ambientd.core.records import (
     TaskOutcome,
     UsageRecord,
 )
+from ambientd.ports.leases import LeaseRepository
 from ambientd.ports.policies import PolicyRepository
 from ambientd.wire.enums import AlertMetric
 
@@ -344,6 +345,8 @@ class Transaction(Protocol):
     def alerts(self) -> AlertRepository: ...
     @property
     def policies(self) -> PolicyRepository: ...
+    @property
+    def leases(self) -> LeaseRepository: ...
     @property
     def settings(self) -> SettingsRepository: ...
     @property

@@ -10,6 +10,7 @@ from ambientd.store.alerts import SqliteAlerts
 from ambientd.store.audit import SqliteAudit
 from ambientd.store.ingest import SqliteIngest
 from ambientd.store.keys import Keys
+from ambientd.store.leases import SqliteLeases
 from ambientd.store.ledger import SqliteLedger
 from ambientd.store.migrate import applied_migrations
 from ambientd.store.performance import SqlitePerformance
@@ -50,6 +51,7 @@ class SqliteTransaction:
         self.retention = SqliteRetention(connection)
         self.alerts = SqliteAlerts(connection)
         self.policies = SqlitePolicies(connection)
+        self.leases = SqliteLeases(connection)
         self.settings = SqliteSettings(connection)
         self.migrations = SqliteMigrations(connection)
         self._connection = connection

@@ -1,5 +1,3 @@
--- The schema after all migrations: a picture, tested against them. Never executed.
-
 CREATE TABLE alert_notifications (
     notification_key INTEGER PRIMARY KEY,
     notifier TEXT NOT NULL CHECK (notifier <> ''),
@@ -114,6 +112,14 @@ CREATE TABLE ingest_keys (
     fingerprint TEXT NOT NULL,
     at TEXT NOT NULL
         CHECK (at GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9]Z')
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE lease_revocations (
+    jti TEXT NOT NULL CHECK (length(jti) BETWEEN 1 AND 128),
+    issuer BLOB NOT NULL CHECK (length(issuer) = 32),
+    issued_ms INTEGER NOT NULL,
+    received_at TEXT NOT NULL,
+    PRIMARY KEY (jti, issuer)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE local_runs (
@@ -245,6 +251,25 @@ CREATE TABLE session_event_rows (
     PRIMARY KEY (session_key, seq)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE session_leases (
+    jti TEXT PRIMARY KEY CHECK (length(jti) BETWEEN 1 AND 128),
+    issuer BLOB NOT NULL CHECK (length(issuer) = 32),
+    session_id TEXT NOT NULL,
+    policy_id TEXT NOT NULL,
+    body BLOB NOT NULL CHECK (length(body) <= 16384),
+    state TEXT NOT NULL CHECK (state IN ('active', 'ended')),
+    end_reason TEXT CHECK ((end_reason IS NULL) = (state = 'active')),
+    activated_at TEXT NOT NULL,
+    ended_at TEXT CHECK ((ended_at IS NULL) = (state = 'active')),
+    activated_ms INTEGER NOT NULL,
+    exp_ms INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    boot_ms INTEGER NOT NULL CHECK (boot_ms >= 0),
+    elapsed_ms INTEGER NOT NULL CHECK (elapsed_ms >= 0),
+    bytes INTEGER NOT NULL CHECK (bytes >= 0),
+    denied INTEGER NOT NULL CHECK (denied >= 0)
+) STRICT;
+
 CREATE TABLE session_ledger (
     session_key INTEGER PRIMARY KEY,
     session_id TEXT NOT NULL UNIQUE CHECK (session_id <> ''),
@@ -332,6 +357,8 @@ CREATE INDEX alert_state_by_transition ON alert_state (status, last_transition_a
 
 CREATE INDEX ingest_keys_by_session ON ingest_keys (session_key);
 
+CREATE INDEX lease_revocations_by_time ON lease_revocations (issued_ms);
+
 CREATE INDEX model_perf_agg_by_end ON model_perf_agg (window_end);
 
 CREATE INDEX policy_floors_by_time ON policy_floors (keep_until);
@@ -345,6 +372,12 @@ CREATE UNIQUE INDEX policy_items_by_policy ON policy_items (policy_id, in_force)
 CREATE INDEX session_event_rows_by_time ON session_event_rows (session_key, at_ms);
 
 CREATE UNIQUE INDEX session_event_rows_event_id ON session_event_rows (event_id) WHERE event_id IS NOT NULL;
+
+CREATE INDEX session_leases_by_expiry ON session_leases (exp_ms);
+
+CREATE INDEX session_leases_by_state ON session_leases (state, activated_at);
+
+CREATE UNIQUE INDEX session_leases_one_a_session ON session_leases (session_id) WHERE state = 'active';
 
 CREATE INDEX session_ledger_by_agent
     ON session_ledger (agent_id, started_at DESC, status, model_id, task_category);
