@@ -11,10 +11,14 @@ from typing import Protocol
 import msgspec
 
 from ambientd.api.router import Audited, Route
+from ambientd.app.clock_parts import ClockPart
+from ambientd.app.connectivity_parts import ConnectivityPart
 from ambientd.config.schema import Config
+from ambientd.core.heartbeat import Beat
 from ambientd.flows.status import AutonomyStatus
 from ambientd.host.log import Logger
 from ambientd.ports.clock import Clock
+from ambientd.ports.feed import FeedSink
 from ambientd.ports.store import Store
 
 Run = Callable[[], Awaitable[None]]
@@ -22,7 +26,8 @@ Run = Callable[[], Awaitable[None]]
 
 class Ground(msgspec.Struct, frozen=True, kw_only=True):
     """What the parts stand on. `config` gives the configuration in force; `changed` tells that the status
-    may look different; `offline`: the operator said so when starting."""
+    may look different; `offline`: the operator said so when starting. `beats` are the last ones of this
+    process, oldest first."""
 
     config: Callable[[], Config]
     store: Store
@@ -35,6 +40,10 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     changed: Callable[[], None]
     log: Logger
     offline: bool = False
+    started_at: datetime | None = None
+    run_id: str = ""
+    beats: Callable[[], Sequence[Beat]] = tuple
+    feed: FeedSink | None = None
 
 
 class Part(Protocol):
@@ -55,11 +64,10 @@ class Autonomy:
     """All parts of this node."""
 
     def __init__(self, ground: Ground) -> None:
-        from ambientd.app.clock_parts import ClockPart
-
         self._ground = ground
+        self.connectivity = ConnectivityPart(ground)
         self.clock = ClockPart(ground)
-        self._parts: tuple[Part, ...] = (self.clock,)
+        self._parts: tuple[Part, ...] = (self.connectivity, self.clock)
 
     @property
     def services(self) -> dict[str, Run]:
@@ -70,6 +78,10 @@ class Autonomy:
     def store_services(self) -> dict[str, Run]:
         """By name; started when the store is ready."""
         return {name: run for part in self._parts for name, run in part.store_services.items()}
+
+    def reloaded(self) -> None:
+        """There is a new configuration."""
+        self.connectivity.view.wake()
 
     def routes(self) -> tuple[Route, ...]:
         """The routes of all parts."""

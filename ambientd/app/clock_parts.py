@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from ambientd import RELEASED
 from ambientd.api.clock import clock_routes
 from ambientd.api.router import Route
-from ambientd.app.autonomy import Ground, Run
 from ambientd.core.timefmt import parse_rfc3339, to_ms
 from ambientd.flows.status import AutonomyStatus
 from ambientd.flows.trustedtime import KeptTime
@@ -14,22 +14,25 @@ from ambientd.host.boottime import HostTime
 from ambientd.services.trustedtime import TrustedTimeService
 from ambientd.wire.messages import Problem
 
+if TYPE_CHECKING:
+    from ambientd.app.autonomy import Ground, Run
+
 
 class ClockPart:
     """`app.autonomy.Part`; `time` is what everything that expires is held against."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: "Ground") -> None:
         self._ground = ground
         self.time = KeptTime(HostTime(ground.clock), released_ms=to_ms(parse_rfc3339(RELEASED)))
         self._service = TrustedTimeService(time=self.time, store=ground.store, log=ground.log)
 
     @property
-    def services(self) -> Mapping[str, Run]:
+    def services(self) -> "Mapping[str, Run]":
         """None without the store."""
         return {}
 
     @property
-    def store_services(self) -> Mapping[str, Run]:
+    def store_services(self) -> "Mapping[str, Run]":
         """Keeps the mark."""
         return {"trusted_time": self._service.run}
 

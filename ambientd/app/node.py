@@ -228,6 +228,7 @@ class Node:
                 take_picked_up=self.intake.take_picked_up,
                 active=lambda: self.sessions.live,
                 fed=outside.notifier.watchdog,
+                state=lambda: self.autonomy.connectivity.view.state.value,
             ),
             clock=self.clock,
         )
@@ -245,6 +246,10 @@ class Node:
                 changed=self.changes.tell,
                 log=self._log,
                 offline=outside.offline,
+                started_at=from_ms(started_ms),
+                run_id=build_run_id(started_ms, os.getpid()),
+                beats=lambda: self.dispatcher.recent,
+                feed=self.feed,
             )
         )
         self.status = StatusSources(
@@ -568,6 +573,7 @@ class Node:
             self._outside.log_control.level = self.live.current.log.level
             self._log.info("config.reloaded", applied=applied, needs_restart=restart)
             self.sessions.wake()
+            self.autonomy.reloaded()
             if self.gateway is not None:
                 self.gateway.retry()
             self.changes.tell_order()

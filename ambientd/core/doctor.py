@@ -8,14 +8,17 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from ambientd.core.connectivity import Answer, Links
+from ambientd.core.connectivitytext import control_line, links_text
 from ambientd.core.gatewaytext import OFF, REFUSED, gateway_line
 from ambientd.core.health import LATE_CYCLES
 from ambientd.core.statustext import Look
 from ambientd.core.text import age, age_of, number, pad, printable, size
 from ambientd.core.timefmt import parse_rfc3339
 from ambientd.wire import exits
+from ambientd.wire.autonomy_messages import ControlStatus, StateStatus
 from ambientd.wire.doctor_messages import CheckResult
-from ambientd.wire.enums import Health
+from ambientd.wire.enums import Connectivity, Health
 from ambientd.wire.messages import GatewayStatus, HeartbeatStatus, LedgerStatus, StatusDocument
 
 CHECKS = {
@@ -25,6 +28,7 @@ CHECKS = {
     "clock.sane": "clock",
     "database.whole": "database",
     "disk.free": "disk",
+    "links.up": "links",
     "gateway.link": "gateway",
     "control.link": "control",
     "peers.seen": "peers",
@@ -33,6 +37,7 @@ CHECKS = {
 }
 """Ids of all checks, in their order, with the names that people see."""
 
+NO_CONTROL_PLANE = "no control plane is configured"
 NO_GATEWAY = "no gateway is configured, and no token for one was found"
 # Below this a day's sessions may not fit; below the second one the next minutes' may not.
 DISK_LOW, DISK_OUT = 512 * 1024 * 1024, 32 * 1024 * 1024
@@ -175,6 +180,50 @@ def judge_gateway(gateway: GatewayStatus, now: datetime) -> Finding:
 def unreachable_remedy(url: str | None) -> str:
     """What to look at when nobody answers there."""
     return f"is the gateway running, and is gateway.url ({url}) where it listens? openclaw gateway status"
+
+
+def judge_links(links: Links, *, wanted: bool) -> Finding:
+    """The interfaces of this machine; `wanted`: something is configured that needs one."""
+    if links.error:
+        return warn(links.error)
+    if links.none:
+        if not wanted:
+            return skip(f"{links.none}, and nothing is configured that needs one")
+        return fail(links.none, "ip link; ip address")
+    text = f"up: {links_text(links)}"
+    if any(link.routed for link in links.usable):
+        return good(text)
+    if not wanted:
+        return good(f"{text}; no default route")
+    return warn(f"{text}; no default route", "ip route; ip -6 route")
+
+
+def judge_control(control: ControlStatus, state: StateStatus, now: datetime) -> Finding:
+    """The control plane, as the daemon that probes it says."""
+    if control.url is None:
+        return skip(NO_CONTROL_PLANE)
+    mark, text = control_line(control, state, now)
+    if mark == "off":
+        return skip(text)
+    if mark == "good":
+        return good(f"{text}, it says it is healthy")
+    if mark == "look":
+        return warn(text)
+    if state.name is Connectivity.NO_UPSTREAM:
+        return fail(text, "ambientctl doctor links")
+    return fail(text, control_remedy(control.url))
+
+
+def judge_answer(url: str, answer: Answer) -> Finding:
+    """The control plane, as one probe of ours found it."""
+    if answer.ok:
+        return good(f"{url} answers in {answer.latency_ms}ms, it says it is healthy")
+    return fail(f"{url}: {answer.reason}", control_remedy(url))
+
+
+def control_remedy(url: str) -> str:
+    """What to look at when no control plane answers there."""
+    return f"is control_plane.url ({url}) right, and does no firewall or log-in page stand before it?"
 
 
 def judge_beats(heartbeat: HeartbeatStatus, now: datetime) -> Finding | None:

@@ -2,10 +2,10 @@
 somebody who knows the time."""
 
 import os
-import time
 
 from ambientd.core.timefmt import to_ms
 from ambientd.core.trustedtime import Reading
+from ambientd.host.clock import uptime
 from ambientd.ports.clock import Clock
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -31,7 +31,7 @@ class HostTime:
             self._boot_id = _boot_id()
         return Reading(
             wall_ms=to_ms(self._clock.now()),
-            boot_ms=time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000,
+            boot_ms=round(uptime() * 1000),
             boot_id=self._boot_id,
         )
 
@@ -57,7 +57,7 @@ def _boot_id() -> str:
         with open(BOOT_ID, encoding="ascii") as file:
             return file.read().strip()
     except OSError:
-        return f"process {os.getpid()} {time.clock_gettime_ns(time.CLOCK_BOOTTIME)}"
+        return f"process {os.getpid()} {uptime()}"
 
 
 def _kernel_says_so() -> bool:

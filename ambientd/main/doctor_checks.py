@@ -14,7 +14,9 @@ import msgspec
 from ambientd import __version__
 from ambientd.config.gateway_address import Address, parse_address
 from ambientd.config.schema import Config
+from ambientd.config.upstream import ControlAddress, parse_control_url
 from ambientd.core import doctor
+from ambientd.core.connectivity import Answer
 from ambientd.core.doctor import Finding, fail, good, skip, warn
 from ambientd.core.feedcheck import FeedCheck
 from ambientd.core.feedpath import resolve_feed_path
@@ -352,6 +354,43 @@ def _judge_feed(path: str, now: datetime, *, grows: bool) -> Finding:
     return good(f"{path}{' grows' if grows else ''}, last line valid")
 
 
+# --- links and control plane
+
+
+def _check_links(scene: Scene) -> Finding:
+    from ambientd.host.links import read_links
+
+    config = scene.loaded.config
+    wanted = config is not None and bool(config.control_plane.url or config.connectivity.targets)
+    return doctor.judge_links(read_links(), wanted=wanted)
+
+
+def _check_control(scene: Scene) -> Finding:
+    status = scene.status
+    if status is not None and status.control is not None and status.state is not None:
+        return doctor.judge_control(status.control, status.state, parse_rfc3339(status.generated_at))
+    config = scene.loaded.config
+    if config is None:
+        return skip("the configuration cannot be read")
+    if not config.control_plane.url:
+        return skip(doctor.NO_CONTROL_PLANE)
+    if config.connectivity.offline:
+        return skip("not asked: connectivity.offline is set")
+    address = parse_control_url(config.control_plane.url)
+    if isinstance(address, str):
+        return fail(f"control_plane.url {address}", "ambientctl check-config")
+    return doctor.judge_answer(address.url, _ask_control(address, config.control_plane.ca_file))
+
+
+def _ask_control(address: ControlAddress, ca_file: str | None) -> Answer:
+    import trio
+
+    from ambientd.net.probes import UpstreamProbes
+
+    probes = UpstreamProbes(agent=f"ambientd/{__version__} (doctor)")
+    return trio.run(partial(probes.ask_control, address, ca_file=ca_file, seconds=PROBE_SEC))
+
+
 def _absent(what: str) -> Callable[[Scene], Finding]:
     return lambda _scene: skip(what)
 
@@ -363,8 +402,9 @@ ALL: Mapping[str, Callable[[Scene], Finding]] = {
     "clock.sane": _check_clock,
     "database.whole": _check_database,
     "disk.free": _check_disk,
+    "links.up": _check_links,
     "gateway.link": _check_gateway,
-    "control.link": _absent("this version speaks to no control plane"),
+    "control.link": _check_control,
     "peers.seen": _absent("this version has no peers"),
     "pulse.feed": _check_pulse,
     "power.meter": _absent("this version measures no power"),

@@ -16,6 +16,7 @@ _MORE = """\
 examples:
   ambientd run                                  as a service unit does
   ambientd run --state-dir /srv/ambient --socket /srv/ambient/s
+  ambientd run --offline                        whatever links there are: nothing is called
 """
 
 
@@ -29,5 +30,6 @@ def run(argv: Sequence[str]) -> int:
         state_dir=options.state_dir,
         socket=options.socket,
         layers=options.layers(),
+        offline=options.offline,
     )
     return start(wishes, os.environ)

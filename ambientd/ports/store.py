@@ -16,6 +16,7 @@ from ambientd.core.ingest import StoredSession
 from ambientd.core.records import (
     AgedSessions,
     AuditEntry,
+    AuditLine,
     Costable,
     EventRecord,
     KeptEvent,
@@ -223,6 +224,13 @@ class AuditRepository(Protocol):
         """Appends a record in O(1); returns its sequence number."""
 
 
+class ActivityRepository(Protocol):
+    """What has happened lately."""
+
+    def latest(self, kind: str, limit: int) -> list[AuditLine]:
+        """The newest audit records of a kind, newest first, as far back as can be looked quickly."""
+
+
 class RetentionRepository(Protocol):
     """Removing what is old, in small steps (seed 9.2.5)."""
 
@@ -339,6 +347,8 @@ class Transaction(Protocol):
     def tasks(self) -> TaskRepository: ...
     @property
     def audit(self) -> AuditRepository: ...
+    @property
+    def activity(self) -> ActivityRepository: ...
     @property
     def retention(self) -> RetentionRepository: ...
     @property

@@ -6,6 +6,7 @@ from pathlib import Path
 import apsw
 
 from ambientd.ports.backup import Progress, SnapshotFacts
+from ambientd.store.activity import SqliteActivity
 from ambientd.store.alerts import SqliteAlerts
 from ambientd.store.audit import SqliteAudit
 from ambientd.store.ingest import SqliteIngest
@@ -48,6 +49,7 @@ class SqliteTransaction:
         self.runs = SqliteRuns(connection, self.keys)
         self.tasks = SqliteTasks(connection)
         self.audit = SqliteAudit(connection)
+        self.activity = SqliteActivity(connection)
         self.retention = SqliteRetention(connection)
         self.alerts = SqliteAlerts(connection)
         self.policies = SqlitePolicies(connection)
