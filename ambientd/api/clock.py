@@ -13,10 +13,12 @@ def clock_routes(time: KeptTime, store: Store, audited: Audited) -> tuple[Route,
     """`GET` shows it, `POST …/accept` believes it."""
 
     async def show(request: Request) -> Answer:
+        await time.load(store)
         return time.view()
 
     async def accept(request: Request, body: ClockAcceptRequest) -> Answer:
         actor, pid = actor_of(request.caller), request.caller.pid
+        await time.load(store)
         answer = await time.accept(store, actor)
         if isinstance(answer, Rejected):
             audited(action="clock.accept", actor=actor, pid=pid, refused=answer.code)

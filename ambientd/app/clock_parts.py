@@ -8,6 +8,7 @@ from ambientd import RELEASED
 from ambientd.api.clock import clock_routes
 from ambientd.api.router import Route
 from ambientd.core.timefmt import parse_rfc3339, to_ms
+from ambientd.core.trustedtime import CLOCK_IN_DOUBT
 from ambientd.flows.status import AutonomyStatus
 from ambientd.flows.trustedtime import KeptTime
 from ambientd.host.boottime import HostTime
@@ -23,8 +24,17 @@ class ClockPart:
 
     def __init__(self, ground: "Ground") -> None:
         self._ground = ground
-        self.time = KeptTime(HostTime(ground.clock), released_ms=to_ms(parse_rfc3339(RELEASED)))
+        self.time = KeptTime(
+            HostTime(ground.clock), released_ms=to_ms(parse_rfc3339(RELEASED)), noticed=self._noticed
+        )
         self._service = TrustedTimeService(time=self.time, store=ground.store, log=ground.log)
+
+    def _noticed(self, doubt: str | None) -> None:
+        if doubt is None:
+            self._ground.log.info("clock.believed")
+        else:
+            self._ground.log.warning("clock.in_doubt", reason=doubt, help="ambientctl clock")
+        self._ground.changed()
 
     @property
     def services(self) -> "Mapping[str, Run]":
@@ -46,7 +56,7 @@ class ClockPart:
         if doubt is None or not self.time.is_loaded or not self._matters():
             return AutonomyStatus()
         return AutonomyStatus(
-            problems=(Problem(id="clock.in_doubt", severity="warning", text=doubt, help="ambientctl clock"),)
+            problems=(Problem(id=CLOCK_IN_DOUBT, severity="warning", text=doubt, help="ambientctl clock"),)
         )
 
     def _matters(self) -> bool:

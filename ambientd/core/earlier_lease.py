@@ -1,7 +1,7 @@
 """Leases of the earlier generation: read and checked as their own program did, and never activated.
 
-They are bound to no node, say nothing of their beginning, and can be used any number of times; see `core/lease`
-for what took their place. Signed are the claims as compact JSON in the order of their fields.
+They are bound to no node, say nothing of their beginning, and can be used any number of times; `core/lease`
+took their place. Signed are the claims as compact JSON in the order of their fields.
 """
 
 import json

@@ -15,6 +15,7 @@ SLACK_MS = 60 * SECOND_MS
 STEP_MAX_MS = DAY_MS
 # After a start of the machine nothing but the wall clock tells how long it was off: a season is believed.
 OFF_MAX_MS = 90 * DAY_MS
+CLOCK_IN_DOUBT = "clock.in_doubt"  # the problem's id in status, where doctor looks for it
 _WORDS = ((DAY_MS, "d"), (3_600 * SECOND_MS, "h"), (60 * SECOND_MS, "m"), (SECOND_MS, "s"))
 
 

@@ -24,12 +24,21 @@ class KeptTime:
     Until `load` nothing is known but the day that this version was made, and every bound is open.
     """
 
-    def __init__(self, source: TimeSource, *, released_ms: int) -> None:
-        """`released_ms`: a wall clock that says less was never set."""
+    def __init__(
+        self,
+        source: TimeSource,
+        *,
+        released_ms: int,
+        noticed: Callable[[str | None], None] = lambda doubt: None,
+    ) -> None:
+        """`released_ms`: a wall clock that says less was never set. `noticed` is told when the wall clock
+        comes to be in doubt, with the reason, and when it is believed again; it must not block."""
         self._source = source
         self._released_ms = released_ms
         self._mark: Mark | None = None
         self._loaded = False
+        self._noticed = noticed
+        self._was_in_doubt = False
 
     # --- asking
 
@@ -39,6 +48,9 @@ class KeptTime:
         found = self._fold(reading)
         if found.doubt is not None and self._source.is_synchronised():
             found = self._fold(msgspec.structs.replace(reading, synchronised=True))
+        if self._loaded and (found.doubt is not None) != self._was_in_doubt:
+            self._was_in_doubt = not self._was_in_doubt
+            self._noticed(found.doubt)
         return found
 
     def _fold(self, reading: Reading) -> Trusted:

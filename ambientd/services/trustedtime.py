@@ -20,14 +20,12 @@ class TrustedTimeService:
         self._time = time
         self._store = store
         self._log = log
-        self._told: str | None = None
 
     async def run(self) -> None:
         """Runs until cancelled."""
         await self._load()
         try:
             while True:
-                self._tell()
                 await trio.sleep(EVERY_SEC)
                 await self._save()
         finally:
@@ -50,13 +48,3 @@ class TrustedTimeService:
             await self._time.save(self._store)
         except (StoreError, UnavailableError) as error:
             self._log.warning("clock.mark_unwritten", reason=str(error))
-
-    def _tell(self) -> None:
-        doubt = self._time.doubt
-        known = (doubt or "").split(" is ")[0]
-        if known != (self._told or ""):
-            self._told = known
-            if doubt is None:
-                self._log.info("clock.believed")
-            else:
-                self._log.warning("clock.in_doubt", reason=doubt, help="ambientctl clock")
