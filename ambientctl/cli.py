@@ -41,6 +41,8 @@ VERBS = {
     "logs": ("logs", "The daemon's own log, its newest lines."),
     "log-level": ("logs", "How much the daemon logs, for a time."),
     "reload": ("reload", "Reads the configuration again."),
+    "lease": ("lease", "What single sessions may let out, and how much."),
+    "clock": ("clock", "What the node knows of the time."),
     "completion": ("completion", "The script that completes words in a shell."),
     "version": ("version", "This program's version."),
 }

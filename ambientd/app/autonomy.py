@@ -12,6 +12,7 @@ import msgspec
 
 from ambientd.api.router import Audited, Route
 from ambientd.app.audit_parts import AuditPart, build_identity
+from ambientd.app.clock_parts import ClockPart
 from ambientd.app.connectivity_parts import ConnectivityPart
 from ambientd.config.schema import Config
 from ambientd.core.heartbeat import Beat
@@ -66,17 +67,43 @@ class Autonomy:
     """All parts of this node."""
 
     def __init__(self, ground: Ground) -> None:
+        from ambientd.app.peer_parts import PeersPart
         from ambientd.app.policy_parts import PolicyPart
 
         self._ground = ground
         self.connectivity = ConnectivityPart(ground)
-        self.policies = PolicyPart(ground, links=self.connectivity.view)
+        self.clock = ClockPart(ground)
         self.identity = build_identity(ground)
+        self.policies = PolicyPart(
+            msgspec.structs.replace(ground, changed=self._policies_changed),
+            links=self.connectivity.view,
+            clock=self.clock.time,
+            agreement=self._agreement,
+        )
+        self.peers = PeersPart(
+            ground,
+            key=self.identity,
+            links=self.connectivity.view,
+            items=self.policies.cache,
+            load_items=self.policies.cache.load,
+            time=self.clock.time,
+            issuers=self.policies.issuers,
+        )
+        self.connectivity.view.on_change(self.peers.links_changed)
         self._parts: tuple[Part, ...] = (
             self.connectivity,
+            self.clock,
             AuditPart(ground, self.identity),
             self.policies,
+            self.peers,
         )
+
+    def _agreement(self) -> tuple[int, int]:
+        return self.peers.agreement()
+
+    def _policies_changed(self) -> None:
+        self._ground.changed()
+        self.peers.items_changed()
 
     @property
     def services(self) -> dict[str, Run]:

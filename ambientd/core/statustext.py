@@ -8,6 +8,7 @@ import msgspec
 
 from ambientd.core.connectivitytext import control_line, state_words
 from ambientd.core.gatewaytext import gateway_line
+from ambientd.core.leasetext import lease_line
 from ambientd.core.policytext import policy_line
 from ambientd.core.text import age, age_of, cut, number, pad, printable, size, width_of
 from ambientd.core.timefmt import parse_rfc3339
@@ -126,6 +127,8 @@ def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
     busy = counts.running + counts.queued
     rows.append(("sessions", "run" if busy else "off", f"{counts.running} running, {counts.queued} queued"))
     rows.append(("inbox", *_intake(document)))
+    if document.leases is not None:
+        rows.append(("leases", *lease_line(document.leases)))
     if document.alerts is not None:
         rows.append(("alerts", *_alerts(document.alerts)))
     if document.audit is not None and document.audit.reason:

@@ -36,6 +36,7 @@ from ambientd.core.records import (
     UsageRecord,
 )
 from ambientd.ports.audit import AuditRepository, IdentityRepository
+from ambientd.ports.leases import LeaseRepository
 from ambientd.ports.policies import PolicyRepository
 from ambientd.wire.enums import AlertMetric
 
@@ -385,6 +386,8 @@ class Transaction(Protocol):
     def alerts(self) -> AlertRepository: ...
     @property
     def policies(self) -> PolicyRepository: ...
+    @property
+    def leases(self) -> LeaseRepository: ...
     @property
     def settings(self) -> SettingsRepository: ...
     @property

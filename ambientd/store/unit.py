@@ -11,6 +11,7 @@ from ambientd.store.alerts import SqliteAlerts
 from ambientd.store.audit import SqliteAudit, SqliteIdentity
 from ambientd.store.ingest import SqliteIngest
 from ambientd.store.keys import Keys
+from ambientd.store.leases import SqliteLeases
 from ambientd.store.ledger import SqliteLedger
 from ambientd.store.migrate import applied_migrations
 from ambientd.store.peers import SqlitePeers
@@ -54,6 +55,7 @@ class SqliteTransaction:
         self.retention = SqliteRetention(connection)
         self.alerts = SqliteAlerts(connection)
         self.policies = SqlitePolicies(connection)
+        self.leases = SqliteLeases(connection)
         self.settings = SqliteSettings(connection)
         self.peers = SqlitePeers(connection)
         self.migrations = SqliteMigrations(connection)

@@ -150,6 +150,14 @@ CREATE TABLE ingest_keys (
         CHECK (at GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9]Z')
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE lease_revocations (
+    jti TEXT NOT NULL CHECK (length(jti) BETWEEN 1 AND 128),
+    issuer BLOB NOT NULL CHECK (length(issuer) = 32),
+    issued_ms INTEGER NOT NULL,
+    received_at TEXT NOT NULL,
+    PRIMARY KEY (jti, issuer)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE local_runs (
     session_key INTEGER PRIMARY KEY REFERENCES session_ledger (session_key) ON DELETE CASCADE,
     attempt INTEGER NOT NULL CHECK (attempt >= 0),
@@ -189,6 +197,35 @@ CREATE TABLE model_perf_agg (
 CREATE TABLE node_settings (
     name TEXT NOT NULL PRIMARY KEY CHECK (name <> ''),
     value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE peer_floors (
+    key TEXT NOT NULL PRIMARY KEY,
+    version INTEGER NOT NULL CHECK (version >= 0),
+    since_ms INTEGER NOT NULL CHECK (since_ms >= 0),
+    lines_json TEXT NOT NULL CHECK (json_valid(lines_json))
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE peer_seen (
+    key TEXT NOT NULL PRIMARY KEY,
+    name TEXT NOT NULL DEFAULT '',
+    address TEXT NOT NULL DEFAULT '',
+    seen_at TEXT,
+    synced_at TEXT
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE peer_self (
+    id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    since_ms INTEGER NOT NULL CHECK (since_ms >= 0),
+    line TEXT NOT NULL CHECK (line <> ''),
+    next_sequence INTEGER NOT NULL CHECK (next_sequence >= 1)
+) STRICT;
+
+CREATE TABLE peer_trust (
+    key TEXT NOT NULL PRIMARY KEY CHECK (key GLOB 'ed25519:*' AND length(key) = 72),
+    name TEXT NOT NULL DEFAULT '',
+    added_at TEXT NOT NULL,
+    added_by TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE policy_floors (
@@ -279,6 +316,25 @@ CREATE TABLE session_event_rows (
     PRIMARY KEY (session_key, seq)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE session_leases (
+    jti TEXT PRIMARY KEY CHECK (length(jti) BETWEEN 1 AND 128),
+    issuer BLOB NOT NULL CHECK (length(issuer) = 32),
+    session_id TEXT NOT NULL,
+    policy_id TEXT NOT NULL,
+    body BLOB NOT NULL CHECK (length(body) <= 16384),
+    state TEXT NOT NULL CHECK (state IN ('active', 'ended')),
+    end_reason TEXT CHECK ((end_reason IS NULL) = (state = 'active')),
+    activated_at TEXT NOT NULL,
+    ended_at TEXT CHECK ((ended_at IS NULL) = (state = 'active')),
+    activated_ms INTEGER NOT NULL,
+    exp_ms INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    boot_ms INTEGER NOT NULL CHECK (boot_ms >= 0),
+    elapsed_ms INTEGER NOT NULL CHECK (elapsed_ms >= 0),
+    bytes INTEGER NOT NULL CHECK (bytes >= 0),
+    denied INTEGER NOT NULL CHECK (denied >= 0)
+) STRICT;
+
 CREATE TABLE session_ledger (
     session_key INTEGER PRIMARY KEY,
     session_id TEXT NOT NULL UNIQUE CHECK (session_id <> ''),
@@ -368,6 +424,8 @@ CREATE INDEX audit_checkpoints_seq ON audit_checkpoints (seq);
 
 CREATE INDEX ingest_keys_by_session ON ingest_keys (session_key);
 
+CREATE INDEX lease_revocations_by_time ON lease_revocations (issued_ms);
+
 CREATE INDEX model_perf_agg_by_end ON model_perf_agg (window_end);
 
 CREATE INDEX policy_floors_by_time ON policy_floors (keep_until);
@@ -381,6 +439,12 @@ CREATE UNIQUE INDEX policy_items_by_policy ON policy_items (policy_id, in_force)
 CREATE INDEX session_event_rows_by_time ON session_event_rows (session_key, at_ms);
 
 CREATE UNIQUE INDEX session_event_rows_event_id ON session_event_rows (event_id) WHERE event_id IS NOT NULL;
+
+CREATE INDEX session_leases_by_expiry ON session_leases (exp_ms);
+
+CREATE INDEX session_leases_by_state ON session_leases (state, activated_at);
+
+CREATE UNIQUE INDEX session_leases_one_a_session ON session_leases (session_id) WHERE state = 'active';
 
 CREATE INDEX session_ledger_by_agent
     ON session_ledger (agent_id, started_at DESC, status, model_id, task_category);
