@@ -34,7 +34,6 @@ COLUMNS = (
     Column("ADDED", "added", lambda item, _: str(wire.whole(item, "added")), right=True),
     Column("KEPT", "kept", lambda item, _: str(wire.whole(item, "kept")), right=True),
     Column("REFUSED", "refused", _refused, right=True),
-    Column("SENT", "sent", lambda item, _: str(wire.whole(item, "sent")), right=True, only_wide=True),
 )
 
 

@@ -76,8 +76,9 @@ class SyncRefusal(msgspec.Struct):
     item: str = ""
 
 
-class SyncedPeer(msgspec.Struct, omit_defaults=True):
-    """What one peer brought, and how many of our items went to it. `error` tells why there was no round."""
+class SyncedPeer(msgspec.Struct):
+    """What one peer brought. `kept` of its items were known here, or stand behind an entry of this node;
+    `policies` is how many it holds; `error` tells why there was no round."""
 
     key: str
     name: str = ""
@@ -86,7 +87,6 @@ class SyncedPeer(msgspec.Struct, omit_defaults=True):
     seen_at: str | None = None
     added: int = 0
     kept: int = 0
-    sent: int = 0
     refused: list[SyncRefusal] = []
     agrees: bool | None = None
     error: str | None = None

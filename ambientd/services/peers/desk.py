@@ -85,9 +85,9 @@ class PeerDesk:
             key=key,
             state=LINKED,
             name=link.machine.label,
-            address=str(link.wire.address),
-            since=None if seen is None else seen.seen_at,
-            seen_at=service.heard_at(link),
+            address=link.shown,
+            since=None if link.opened_at is None else service.at(link.opened_at),
+            seen_at=service.at(link.heard),
             synced_at=None if seen is None else seen.synced_at,
             agrees=link.machine.agrees,
             policies=link.machine.peer_count,
@@ -168,7 +168,7 @@ class PeerDesk:
     def _of_round(self, one: Round) -> SyncedPeer:
         link, ended = one.link, one.ended
         key = show_key(link.peer)
-        heard = self._service.heard_at(link)
+        heard = self._service.at(link.heard)
         refused = [SyncRefusal(code, item) for item, code in one.refused[:REFUSALS_SHOWN]]
         refused += [SyncRefusal(code) for code in one.messages]
         return SyncedPeer(

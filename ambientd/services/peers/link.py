@@ -40,7 +40,7 @@ class Host(Protocol):
     def opened(self, link: "Link") -> str | None:
         """Why the link is not kept, None when it is."""
 
-    def merged(self, link: "Link", delivery: Deliver) -> None:
+    def merged(self, link: "Link", delivery: Deliver, merge: Merge) -> None:
         """The link's machine knows; now the others may."""
 
     def rejected(self, link: "Link", refused: Refused) -> None: ...
@@ -77,6 +77,11 @@ class Link:
     def is_open(self) -> bool:
         """Whether both ends have proved their keys, and nobody has ended it."""
         return self.machine.state is State.OPEN
+
+    @property
+    def shown(self) -> str:
+        """Where the other end is: of one that has dialled the port says nothing."""
+        return str(self.wire.address) if self.wire.is_dialled else self.wire.address.host
 
     @property
     def peer(self) -> bytes:
@@ -229,7 +234,7 @@ class Link:
         self.round_refused += merge.refused
         now, refused = trio.current_time(), len(merge.refused)
         self.do(self.machine.merged(now, added=merge.added, kept=merge.kept, refused=refused))
-        self._host.merged(self, delivery)
+        self._host.merged(self, delivery, merge)
 
     # --- asked for by the service
 

@@ -130,9 +130,9 @@ class PeersService:
         self._dial_bell, self._listen_bell = Bell(), Bell()
         self._is_loaded = False
 
-    def heard_at(self, link: Link) -> datetime:
-        """When something of a peer came last."""
-        return self._clock.now() - timedelta(seconds=max(0.0, trio.current_time() - link.heard))
+    def at(self, moment: float) -> datetime:
+        """The wall clock's instant of one of trio's clock that has passed."""
+        return self._clock.now() - timedelta(seconds=max(0.0, trio.current_time() - moment))
 
     # --- what others tell it; none of it blocks
 
@@ -349,8 +349,16 @@ class PeersService:
             self._merges -= 1
             self.holdings.refresh_with(delivery.ids)
 
-    def merged(self, link: Link, delivery: Deliver) -> None:
+    def merged(self, link: Link, delivery: Deliver, merge: Merge) -> None:
         """See `Host`."""
+        if merge.added and not delivery.dry_run:
+            self._log.info(
+                "peers.merged",
+                peer=show_key(link.peer),
+                added=merge.added,
+                kept=merge.kept,
+                refused=len(merge.refused),
+            )
         self._tell()
 
     def opened(self, link: Link) -> str | None:
@@ -367,13 +375,14 @@ class PeersService:
         self.open[link.peer] = link
         self.strangers.pop(link.peer, None)
         self._note_seen(link, soon=other is None)
-        self._log.info(
-            "peers.linked",
-            peer=show_key(link.peer),
-            name=link.machine.label,
-            address=str(link.wire.address),
-            dialled=link.wire.is_dialled,
-        )
+        if other is None:
+            self._log.info(
+                "peers.linked",
+                peer=show_key(link.peer),
+                name=link.machine.label,
+                address=link.shown,
+                dialled=link.wire.is_dialled,
+            )
         self._changed()
         return None
 
@@ -459,7 +468,7 @@ class PeersService:
         peer = PeerSeen(
             key=key,
             name=link.machine.label,
-            address=str(link.wire.address),
+            address=link.shown,
             seen_at=now,
             synced_at=now if synced else None if before is None else before.synced_at,
         )
