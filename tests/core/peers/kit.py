@@ -143,7 +143,6 @@ class End:
         self.outbox: deque[bytes] = deque()
         self.seen: list[Effect] = []
         self.wire_bytes = 0
-        self.on_new: Callable[[End, list[bytes]], None] = lambda _end, _ids: None
 
     def do(self, effects: Sequence[Effect], now: float = 0.0) -> None:
         """Carries out effects, and what follows from them."""
@@ -162,8 +161,7 @@ class End:
                 added, kept, refused = self.node.merge(effect)
                 todo.extend(self.link.merged(now, added=added, kept=kept, refused=refused))
                 new = [i for i in effect.ids if i in self.node.items and i not in before]
-                if new:
-                    self.on_new(self, new)
+                todo.extend(self.link.changed(now, added=new, forwarded=True) if new else ())
 
     def of(self, kind: type) -> list[Effect]:
         return [effect for effect in self.seen if isinstance(effect, kind)]
