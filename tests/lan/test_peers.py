@@ -3,12 +3,17 @@
 import json
 import os
 import time
+from functools import partial
 from pathlib import Path
 
-from tests.lan.fleet import LanFleet, bundle, fleet_of, key_of, until
+from tests.lan.fleet import LanFleet, Member, bundle, fleet_of, key_of, until
 
 INTERVAL = 3.0
 LONG = bool(os.environ.get("AMBIENT_LAN_LONG"))
+
+
+def holds(member: Member, name: str) -> bool:
+    return name in member.policies()
 
 
 def test_policies_reach_every_node_and_every_operator_can_see_it(
@@ -65,11 +70,11 @@ def test_a_split_heals_within_two_intervals(trio_of_nodes: LanFleet, tmp_path: P
         names = [f"cut-{number}-{place}" for place in (0, 1)]
         for place in (0, 1):
             fleet[place].take(bundle(tmp_path, fleet[place].node, names[place]))
-        until(lambda name=names[1]: name in fleet[2].policies(), 5)
+        until(partial(holds, fleet[2], names[1]), 5)
         time.sleep(seconds)
         assert names[1] not in fleet[0].policies()
         fleet.lan.heal()
-        took = until(lambda names=names: fleet.hold(*names), 30, "the split to heal")
+        took = until(partial(fleet.hold, *names), 30, "the split to heal")
         assert took <= 2 * INTERVAL + 1, took
 
 

@@ -219,25 +219,29 @@ async def test_a_round_on_demand_tells_what_moved_and_a_dry_one_changes_nothing(
 ) -> None:
     async with lan_of(tmp_path, "a", "b") as rig:
         forged = issue(seed_of("a thief"), NamedIdentity("a thief").public_key, b"{}")
-        rig["b"].items.held = {one.item_id: one for one in (item(1), forged)}
-        rig["a"].view.state = rig["b"].view.state = Connectivity.NO_UPSTREAM
+        rig["b"].view.state = Connectivity.NO_UPSTREAM
+        rig["b"].items.held = {item(0).item_id: item(0)}
         rig.start()
         await until(rig.is_meshed)
         (nothing,) = await rig["a"].service.compare(dry_run=True, seconds=20)
         assert nothing.ended is not None
         assert nothing.ended.outcome == "not_now"
         rig["b"].view.state = Connectivity.OFFLINE
-        for link in rig["b"].service.open.values():
-            link.machine._may_send = True  # without telling it, so that there is something left to compare
+        rig["b"].service.links_changed()
+        await until(rig.agree)
+        await trio.sleep(5)
+        # Held without a word to anybody, so that there is something left to compare.
+        rig["b"].items.held |= {one.item_id: one for one in (item(1), forged)}
+        rig["b"].service.holdings.refresh()
         (dry,) = await rig["a"].service.compare(dry_run=True, seconds=20)
         assert dry.ended is not None
         assert (dry.ended.added, dry.ended.refused) == (1, 1)
         assert dry.refused == ((forged.item_id.hex(), "bad_signature"),)
-        assert not rig["a"].items.held
+        assert list(rig["a"].items.held) == [item(0).item_id]
         (real,) = await rig["a"].service.compare(dry_run=False, seconds=20)
         assert real.ended is not None
         assert real.ended.added == 1
-        assert list(rig["a"].items.held) == [item(1).item_id]
+        assert list(rig["a"].items.held) == [item(0).item_id, item(1).item_id]
 
 
 async def test_a_sleeper_does_not_accuse_others(tmp_path: Path, autojump_clock: MockClock) -> None:
