@@ -29,6 +29,9 @@ VERBS = {
     "migrate": ("migrate", "The ledger's schema."),
     "usage": ("usage", "Runs, tokens, time and cost of sessions."),
     "performance": ("usage", "Which model does well."),
+    "sync": ("sync", "Policies exchanged with the peers now."),
+    "peers": ("peers", "Nodes on the LAN, and whom this one trusts."),
+    "policy": ("policy", "Egress policies: list, check, import, export."),
     "alerts": ("alerts", "What a person should look at; the rules behind it."),
     "retention": ("retention", "Removes what is older than it is kept for."),
     "ledger": ("ledger", "Ingest, import, verify, new prices."),
@@ -38,6 +41,8 @@ VERBS = {
     "logs": ("logs", "The daemon's own log, its newest lines."),
     "log-level": ("logs", "How much the daemon logs, for a time."),
     "reload": ("reload", "Reads the configuration again."),
+    "lease": ("lease", "What single sessions may let out, and how much."),
+    "clock": ("clock", "What the node knows of the time."),
     "completion": ("completion", "The script that completes words in a shell."),
     "version": ("version", "This program's version."),
 }

@@ -244,10 +244,15 @@ def judge_beats(heartbeat: HeartbeatStatus, now: datetime) -> Finding | None:
 # --- verdicts over what was looked at
 
 
-def judge_clock(now: datetime, told: Iterable[tuple[str, datetime]], *, synchronised: bool) -> Finding:
-    """`told` are instants of the past, as this machine wrote them down, with who says so."""
+def judge_clock(
+    now: datetime, told: Iterable[tuple[str, datetime]], *, synchronised: bool, doubt: str | None = None
+) -> Finding:
+    """`told` are instants of the past, as this machine wrote them down, with who says so; `doubt` is why the
+    daemon does not believe its wall clock."""
     if now.year < CLOCK_BEGINS:
         return fail(f"the clock says {now.year}: it was never set", "timedatectl set-ntp true")
+    if doubt is not None:
+        return warn(doubt, "ambientctl clock")
     for who, at in told:
         if at - now > CLOCK_SLACK:
             ahead = age((at - now).total_seconds())

@@ -22,6 +22,7 @@ from ambientd.core.feedcheck import FeedCheck
 from ambientd.core.feedpath import resolve_feed_path
 from ambientd.core.text import size
 from ambientd.core.timefmt import parse_rfc3339, to_ms
+from ambientd.core.trustedtime import CLOCK_IN_DOUBT
 from ambientd.host import facts
 from ambientd.host.config_files import LoadedConfig, load
 from ambientd.host.feedread import last_lines, open_for_reading
@@ -207,7 +208,10 @@ def _words(error: OSError) -> str:
 
 def _check_clock(scene: Scene) -> Finding:
     told = list(_instants(scene))
-    return doctor.judge_clock(scene.clock.now(), told, synchronised=os.path.exists(SYNCHRONISED))
+    problems = () if scene.status is None else scene.status.problems
+    doubt = next((one.text for one in problems if one.id == CLOCK_IN_DOUBT), None)
+    synchronised = os.path.exists(SYNCHRONISED)
+    return doctor.judge_clock(scene.clock.now(), told, synchronised=synchronised, doubt=doubt)
 
 
 def _instants(scene: Scene) -> Iterator[tuple[str, datetime]]:
