@@ -18,6 +18,8 @@ IDS = [
     "daemon.answers",
     "clock.sane",
     "database.whole",
+    "identity.bound",
+    "audit.chain",
     "disk.free",
     "gateway.link",
     "control.link",
@@ -45,7 +47,7 @@ def with_gateway(gateway: FakeGatewayProcess, token: str | None = None) -> dict[
 
 def test_a_node_that_is_well_has_nothing_to_say(new_node: MakeNode) -> None:
     node = new_node()
-    node.wait_for(node.beats)
+    node.wait_for(lambda: node.beats() and node.status().get("audit"))
     code, checks = report(node)
     assert list(checks) == IDS
     told = {name: check["result"] for name, check in checks.items()}
@@ -54,7 +56,7 @@ def test_a_node_that_is_well_has_nothing_to_say(new_node: MakeNode) -> None:
     assert code == 0
     screen = node.ambientd("doctor").stdout
     assert screen.startswith("config      ✓ ")
-    assert "\n7 ok, 4 skipped in " in screen
+    assert "\n9 ok, 4 skipped in " in screen
 
 
 def test_without_the_daemon_everything_else_is_looked_at_and_nothing_is_changed(new_node: MakeNode) -> None:
