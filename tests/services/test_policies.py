@@ -50,10 +50,10 @@ def test_expiry_is_waited_for_and_the_store_may_be_away(tmp_path: Path) -> None:
             service = PolicyService(cache=cache, clock=clock, bell=bell, log=log)
             nursery.start_soon(service.run)
             await trio.sleep(1)
-            assert not cache.is_loaded
+            loaded = [cache.is_loaded]
             store.trouble = None
             await trio.sleep(60)
-            assert cache.is_loaded
+            assert [*loaded, cache.is_loaded] == [False, True]
             short, long = (
                 ISSUER.policy("a", not_after=AT + 7_200_000),
                 ISSUER.policy("b", not_after=AT + 2 * DAY_MS),
