@@ -11,6 +11,7 @@ from typing import Protocol
 import msgspec
 
 from ambientd.api.router import Audited, Route
+from ambientd.app.audit_parts import AuditPart, build_identity
 from ambientd.app.clock_parts import ClockPart
 from ambientd.app.connectivity_parts import ConnectivityPart
 from ambientd.config.schema import Config
@@ -20,6 +21,7 @@ from ambientd.host.log import Logger
 from ambientd.ports.clock import Clock
 from ambientd.ports.feed import FeedSink
 from ambientd.ports.store import Store
+from ambientd.services.audit import AuditHead
 
 Run = Callable[[], Awaitable[None]]
 
@@ -27,7 +29,7 @@ Run = Callable[[], Awaitable[None]]
 class Ground(msgspec.Struct, frozen=True, kw_only=True):
     """What the parts stand on. `config` gives the configuration in force; `changed` tells that the status
     may look different; `offline`: the operator said so when starting. `beats` are the last ones of this
-    process, oldest first."""
+    process, oldest first. `audit_head` hears of every audit record."""
 
     config: Callable[[], Config]
     store: Store
@@ -44,6 +46,7 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str = ""
     beats: Callable[[], Sequence[Beat]] = tuple
     feed: FeedSink | None = None
+    audit_head: AuditHead = msgspec.field(default_factory=AuditHead)
 
 
 class Part(Protocol):
@@ -67,7 +70,8 @@ class Autonomy:
         self._ground = ground
         self.connectivity = ConnectivityPart(ground)
         self.clock = ClockPart(ground)
-        self._parts: tuple[Part, ...] = (self.connectivity, self.clock)
+        self.identity = build_identity(ground)
+        self._parts: tuple[Part, ...] = (self.connectivity, self.clock, AuditPart(ground, self.identity))
 
     @property
     def services(self) -> dict[str, Run]:

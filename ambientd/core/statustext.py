@@ -11,6 +11,7 @@ from ambientd.core.gatewaytext import gateway_line
 from ambientd.core.leasetext import lease_line
 from ambientd.core.text import age, age_of, cut, number, pad, printable, size, width_of
 from ambientd.core.timefmt import parse_rfc3339
+from ambientd.wire.autonomy_messages import AuditStatus
 from ambientd.wire.enums import AgentStatus, Connectivity, Health
 from ambientd.wire.messages import AgentView, AlertsStatus, Problem, StatusDocument
 
@@ -127,6 +128,8 @@ def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
         rows.append(("leases", *lease_line(document.leases)))
     if document.alerts is not None:
         rows.append(("alerts", *_alerts(document.alerts)))
+    if document.audit is not None and document.audit.reason:
+        rows.append(("audit", *_audit(document.audit)))
     for row in rows:
         if row is None:
             yield ""
@@ -180,6 +183,12 @@ def _alerts(counts: AlertsStatus) -> tuple[str, str]:
     ]
     mark = "act" if counts.critical else "look" if counts.warning else "good"
     return mark, ", ".join(found) or "none"
+
+
+def _audit(audit: AuditStatus) -> tuple[str, str]:
+    if audit.broken_at is None:
+        return "look", audit.reason or ""
+    return "act", f"broken at record {number(audit.broken_at)}: {audit.reason}"
 
 
 _HEADS = ("AGENT", "STATUS", "SINCE", "SESSION", "MODEL", "TASK")

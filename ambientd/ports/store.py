@@ -15,7 +15,6 @@ from ambientd.core.analytics import DaySpan, KeptMatrix, MatrixFacts, MatrixQuer
 from ambientd.core.ingest import StoredSession
 from ambientd.core.records import (
     AgedSessions,
-    AuditEntry,
     AuditLine,
     Costable,
     EventRecord,
@@ -34,6 +33,7 @@ from ambientd.core.records import (
     TaskOutcome,
     UsageRecord,
 )
+from ambientd.ports.audit import AuditRepository, IdentityRepository
 from ambientd.ports.leases import LeaseRepository
 from ambientd.ports.policies import PolicyRepository
 from ambientd.wire.enums import AlertMetric
@@ -217,13 +217,6 @@ class TaskRepository(Protocol):
         """All counters."""
 
 
-class AuditRepository(Protocol):
-    """The append-only hash chain."""
-
-    def append(self, entry: AuditEntry) -> int:
-        """Appends a record in O(1); returns its sequence number."""
-
-
 class ActivityRepository(Protocol):
     """What has happened lately."""
 
@@ -349,6 +342,8 @@ class Transaction(Protocol):
     def audit(self) -> AuditRepository: ...
     @property
     def activity(self) -> ActivityRepository: ...
+    @property
+    def identity(self) -> IdentityRepository: ...
     @property
     def retention(self) -> RetentionRepository: ...
     @property

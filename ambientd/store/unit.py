@@ -8,7 +8,7 @@ import apsw
 from ambientd.ports.backup import Progress, SnapshotFacts
 from ambientd.store.activity import SqliteActivity
 from ambientd.store.alerts import SqliteAlerts
-from ambientd.store.audit import SqliteAudit
+from ambientd.store.audit import SqliteAudit, SqliteIdentity
 from ambientd.store.ingest import SqliteIngest
 from ambientd.store.keys import Keys
 from ambientd.store.leases import SqliteLeases
@@ -50,6 +50,7 @@ class SqliteTransaction:
         self.tasks = SqliteTasks(connection)
         self.audit = SqliteAudit(connection)
         self.activity = SqliteActivity(connection)
+        self.identity = SqliteIdentity(connection)
         self.retention = SqliteRetention(connection)
         self.alerts = SqliteAlerts(connection)
         self.policies = SqlitePolicies(connection)

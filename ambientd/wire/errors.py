@@ -44,6 +44,9 @@ _ROWS = (
     ErrorCode("LINKS_REFUSE", 409, exits.WRONG_STATE, False, "The state of the links does not allow it now."),
     ErrorCode("CLOCK_IN_DOUBT", 409, exits.WRONG_STATE, False, "The clock is in doubt: ambientctl clock."),
     ErrorCode("CLOCK_IMPOSSIBLE", 409, exits.WRONG_STATE, False, "The wall clock was never set; set it."),
+    ErrorCode(
+        "IDENTITY_REFUSED", 409, exits.WRONG_STATE, False, "The node's key cannot be used or changed so."
+    ),
     ErrorCode("LENGTH_REQUIRED", 411, exits.FAILED, False, "A body needs a Content-Length."),
     ErrorCode("PAYLOAD_TOO_LARGE", 413, exits.FAILED, False, "The body is larger than this route takes."),
     ErrorCode("URI_TOO_LONG", 414, exits.FAILED, False, "The request line is too long."),

@@ -65,6 +65,25 @@ CREATE TABLE alert_state (
     CHECK ((lifecycle_state = 'resolved') = (status IN ('ok', 'resolved')))
 ) STRICT;
 
+CREATE TABLE audit_breaks (
+    break_key INTEGER PRIMARY KEY,
+    seq INTEGER NOT NULL CHECK (seq >= 1),
+    reason TEXT NOT NULL CHECK (reason <> ''),
+    note TEXT,
+    found_at TEXT NOT NULL
+        CHECK (found_at GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9]Z'),
+    accepted_at TEXT
+        CHECK (accepted_at GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9]Z'),
+    accepted_by TEXT,
+    CHECK ((accepted_at IS NULL) = (accepted_by IS NULL))
+) STRICT;
+
+CREATE TABLE audit_checkpoints (
+    checkpoint_key INTEGER PRIMARY KEY,
+    seq INTEGER NOT NULL CHECK (seq >= 1),
+    note TEXT NOT NULL CHECK (note <> '')
+) STRICT;
+
 CREATE TABLE audit_records (
     seq INTEGER PRIMARY KEY CHECK (seq >= 1),
     kind TEXT NOT NULL CHECK (kind <> ''),
@@ -75,6 +94,14 @@ CREATE TABLE audit_records (
     detail_json TEXT NOT NULL CHECK (json_valid(detail_json)),
     prev_hash TEXT NOT NULL CHECK (length(prev_hash) = 64),
     hash TEXT NOT NULL CHECK (length(hash) = 64)
+) STRICT;
+
+CREATE TABLE audit_state (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    acknowledged_seq INTEGER NOT NULL DEFAULT 0 CHECK (acknowledged_seq >= 0),
+    pruned_seq INTEGER NOT NULL DEFAULT 0 CHECK (pruned_seq BETWEEN 0 AND acknowledged_seq),
+    pruned_hash TEXT NOT NULL DEFAULT '0000000000000000000000000000000000000000000000000000000000000000'
+        CHECK (length(pruned_hash) = 64)
 ) STRICT;
 
 CREATE TABLE counters (
@@ -104,6 +131,13 @@ CREATE TABLE daily_usage_agg (
     cost_reported INTEGER NOT NULL DEFAULT 0 CHECK (cost_reported >= 0),
     cost_derived INTEGER NOT NULL DEFAULT 0 CHECK (cost_derived >= 0),
     UNIQUE (bucket_date, agent_id, model_id, task_category)
+) STRICT;
+
+CREATE TABLE identity_rollovers (
+    rollover_key INTEGER PRIMARY KEY,
+    old_key TEXT NOT NULL CHECK (old_key GLOB 'ed25519:*'),
+    new_key TEXT NOT NULL UNIQUE CHECK (new_key GLOB 'ed25519:*'),
+    statement TEXT NOT NULL CHECK (statement <> '')
 ) STRICT;
 
 CREATE TABLE ingest_keys (
@@ -355,6 +389,8 @@ CREATE INDEX alert_state_by_lifecycle ON alert_state (lifecycle_state, suppresse
 
 CREATE INDEX alert_state_by_transition ON alert_state (status, last_transition_at DESC);
 
+CREATE INDEX audit_checkpoints_seq ON audit_checkpoints (seq);
+
 CREATE INDEX ingest_keys_by_session ON ingest_keys (session_key);
 
 CREATE INDEX lease_revocations_by_time ON lease_revocations (issued_ms);
@@ -431,14 +467,51 @@ SELECT
 FROM session_usage_rows AS u
 JOIN session_ledger AS l ON l.session_key = u.session_key;
 
+CREATE TRIGGER audit_breaks_keep BEFORE DELETE ON audit_breaks
+BEGIN
+    SELECT RAISE(ABORT, 'audit_breaks: breaks are never forgotten');
+END;
+
+CREATE TRIGGER audit_checkpoints_fixed BEFORE UPDATE ON audit_checkpoints
+BEGIN
+    SELECT RAISE(ABORT, 'audit_checkpoints: checkpoints never change');
+END;
+
+CREATE TRIGGER audit_checkpoints_keep BEFORE DELETE ON audit_checkpoints
+WHEN OLD.seq > (SELECT pruned_seq FROM audit_state)
+BEGIN
+    SELECT RAISE(ABORT, 'audit_checkpoints: a checkpoint goes with the records that it signs');
+END;
+
 CREATE TRIGGER audit_records_fixed BEFORE UPDATE ON audit_records
 BEGIN
     SELECT RAISE(ABORT, 'audit_records: records never change');
 END;
 
 CREATE TRIGGER audit_records_keep BEFORE DELETE ON audit_records
+WHEN OLD.seq > (SELECT pruned_seq FROM audit_state)
 BEGIN
-    SELECT RAISE(ABORT, 'audit_records: records are never removed');
+    SELECT RAISE(ABORT, 'audit_records: only acknowledged records that were pruned are removed');
+END;
+
+CREATE TRIGGER audit_state_forward BEFORE UPDATE ON audit_state
+WHEN NEW.acknowledged_seq < OLD.acknowledged_seq
+    OR NEW.acknowledged_seq > max(
+        OLD.pruned_seq, coalesce((SELECT max(seq) FROM audit_records), 0)
+    )
+    OR NEW.pruned_seq < OLD.pruned_seq
+    OR (NEW.pruned_seq = OLD.pruned_seq AND NEW.pruned_hash <> OLD.pruned_hash)
+    OR (
+        NEW.pruned_seq > OLD.pruned_seq
+        AND NEW.pruned_hash IS NOT (SELECT hash FROM audit_records WHERE seq = NEW.pruned_seq)
+    )
+BEGIN
+    SELECT RAISE(ABORT, 'audit_state: moves forward only, along the records');
+END;
+
+CREATE TRIGGER audit_state_keep BEFORE DELETE ON audit_state
+BEGIN
+    SELECT RAISE(ABORT, 'audit_state: the row stays');
 END;
 
 CREATE TRIGGER daily_usage_agg_lost AFTER DELETE ON daily_usage_agg
@@ -446,6 +519,16 @@ WHEN OLD.runs_total > 0
 BEGIN
     INSERT INTO usage_days (bucket_date, is_incomplete) VALUES (OLD.bucket_date, 1)
     ON CONFLICT (bucket_date) DO UPDATE SET revision = revision + 1, is_incomplete = 1;
+END;
+
+CREATE TRIGGER identity_rollovers_fixed BEFORE UPDATE ON identity_rollovers
+BEGIN
+    SELECT RAISE(ABORT, 'identity_rollovers: statements never change');
+END;
+
+CREATE TRIGGER identity_rollovers_keep BEFORE DELETE ON identity_rollovers
+BEGIN
+    SELECT RAISE(ABORT, 'identity_rollovers: statements are never removed');
 END;
 
 CREATE TRIGGER session_counts_delete AFTER DELETE ON session_ledger
