@@ -14,6 +14,7 @@ from ambientd.api.router import Audited, Route
 from ambientd.app.audit_parts import AuditPart, build_identity
 from ambientd.app.clock_parts import ClockPart
 from ambientd.app.connectivity_parts import ConnectivityPart
+from ambientd.app.lease_parts import LeasePart
 from ambientd.config.schema import Config
 from ambientd.core.heartbeat import Beat
 from ambientd.flows.status import AutonomyStatus
@@ -67,11 +68,27 @@ class Autonomy:
     """All parts of this node."""
 
     def __init__(self, ground: Ground) -> None:
+        from ambientd.app.policy_parts import PolicyPart
+
         self._ground = ground
         self.connectivity = ConnectivityPart(ground)
         self.clock = ClockPart(ground)
         self.identity = build_identity(ground)
-        self._parts: tuple[Part, ...] = (self.connectivity, self.clock, AuditPart(ground, self.identity))
+        self.policies = PolicyPart(ground, links=self.connectivity.view, clock=self.clock.time)
+        self.leases = LeasePart(
+            ground,
+            time=self.clock.time,
+            links=self.connectivity.view,
+            policies=self.policies.cache,
+            identity=self.identity,
+        )
+        self._parts: tuple[Part, ...] = (
+            self.connectivity,
+            self.clock,
+            AuditPart(ground, self.identity),
+            self.policies,
+            self.leases,
+        )
 
     @property
     def services(self) -> dict[str, Run]:

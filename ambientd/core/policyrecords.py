@@ -56,7 +56,7 @@ class PolicyQuery(msgspec.Struct, frozen=True, kw_only=True):
 
 class PolicyTotals(msgspec.Struct, frozen=True, kw_only=True):
     """Figures over all items of trusted issuers; `soon` is when the next policy in force expires,
-    `next_expiry` when any item does (ms)."""
+    `next_expiry` when any item does, or did (ms)."""
 
     policies: int = 0
     tombstones: int = 0

@@ -114,6 +114,11 @@ class PolicyCache:
         return self._ids
 
     @property
+    def is_loaded(self) -> bool:
+        """Whether `ids` and `facts` say anything: they are read when the store is ready."""
+        return self._loaded.generation >= 0
+
+    @property
     def facts(self) -> Facts:
         """Figures as of the last change."""
         return self._loaded.facts
@@ -223,10 +228,12 @@ class PolicyCache:
         issuers = self._issuers()
         return await self._store.read(lambda tx: tx.policies.get(policy_id, issuers))
 
-    async def page(self, query: PolicyQuery) -> list[list[PolicyRecord]]:
-        """Policies by id."""
-        issuers = self._issuers()
-        return await self._store.read(lambda tx: tx.policies.page(query, issuers))
+    async def page(self, query: PolicyQuery) -> tuple[list[list[PolicyRecord]], PolicyTotals]:
+        """Policies by id, and figures over all of them at that moment."""
+        issuers, now = self._issuers(), self._now()
+        return await self._store.read(
+            lambda tx: (tx.policies.page(query, issuers), tx.policies.totals(issuers, now))
+        )
 
     # --- its life
 

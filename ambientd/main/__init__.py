@@ -34,6 +34,7 @@ VERBS: Mapping[str, Verb] = {
     "restore": Verb("ambientd.main.backup", "run_restore", "put a backup in place of the database"),
     "feed": Verb("ambientd.main.verbs", "run_feed", "follow, validate or check the activity feed"),
     "lease": Verb("ambientd.main.lease", "run", "sign session leases, and take them back"),
+    "policy": Verb("ambientd.main.policy", "run", "make an issuer's key, sign egress policies"),
     "host-id": Verb("ambientd.main.verbs", "run_host_id", "print the id this host is known by"),
 }
 

@@ -68,7 +68,8 @@ _TOTALS = (
     "SELECT coalesce(sum(in_force = 1 AND kind = 'policy'), 0),"  # noqa: S608 - constants
     " coalesce(sum(in_force = 1 AND kind = 'tombstone'), 0), coalesce(sum(in_force = 0), 0),"
     " coalesce(max(iif(in_force = 1 AND kind = 'policy', revision, 0)), 0),"
-    " min(iif(in_force = 1 AND kind = 'policy', not_after, NULL)), min(not_after)"
+    " min(iif(in_force = 1 AND kind = 'policy', not_after, NULL)),"
+    " (SELECT min(not_after) FROM policy_items)"
     f" FROM policy_items WHERE {_TRUSTED} AND not_after > :now"
 )
 

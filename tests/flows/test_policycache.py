@@ -354,7 +354,7 @@ def test_policies_are_listed_by_id_and_state(tmp_path: Path) -> None:
         await rig.take(ISSUER.policy("p1", 2))
 
         async def listed(**query: Any) -> list[tuple[str, int]]:
-            page = await rig.cache.page(PolicyQuery(**query))
+            page, _ = await rig.cache.page(PolicyQuery(**query))
             return [(records[0].policy_id, len(records)) for records in page]
 
         assert await listed() == [("gone", 1), ("p0", 1), ("p1", 2), ("p2", 1), ("p3", 1)]
