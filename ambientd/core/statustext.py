@@ -8,8 +8,11 @@ import msgspec
 
 from ambientd.core.connectivitytext import control_line, state_words
 from ambientd.core.gatewaytext import gateway_line
+from ambientd.core.leasetext import lease_line
+from ambientd.core.policytext import policy_line
 from ambientd.core.text import age, age_of, cut, number, pad, printable, size, width_of
 from ambientd.core.timefmt import parse_rfc3339
+from ambientd.wire.autonomy_messages import AuditStatus
 from ambientd.wire.enums import AgentStatus, Connectivity, Health
 from ambientd.wire.messages import AgentView, AlertsStatus, Problem, StatusDocument
 
@@ -111,6 +114,8 @@ def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
         rows.append(("control", *control_line(document.control, document.state, now)))
     rows.append(("gateway", *gateway_line(document.gateway, now)))
     rows.append(("pulse", *_pulse(document, now)))
+    if document.policy is not None:
+        rows.append(("policy", *policy_line(document.policy)))
     ledger = document.ledger
     if ledger.ready:
         count = f"{number(ledger.sessions)} session{'' if ledger.sessions == 1 else 's'}"
@@ -122,8 +127,12 @@ def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
     busy = counts.running + counts.queued
     rows.append(("sessions", "run" if busy else "off", f"{counts.running} running, {counts.queued} queued"))
     rows.append(("inbox", *_intake(document)))
+    if document.leases is not None:
+        rows.append(("leases", *lease_line(document.leases)))
     if document.alerts is not None:
         rows.append(("alerts", *_alerts(document.alerts)))
+    if document.audit is not None and document.audit.reason:
+        rows.append(("audit", *_audit(document.audit)))
     for row in rows:
         if row is None:
             yield ""
@@ -177,6 +186,12 @@ def _alerts(counts: AlertsStatus) -> tuple[str, str]:
     ]
     mark = "act" if counts.critical else "look" if counts.warning else "good"
     return mark, ", ".join(found) or "none"
+
+
+def _audit(audit: AuditStatus) -> tuple[str, str]:
+    if audit.broken_at is None:
+        return "look", audit.reason or ""
+    return "act", f"broken at record {number(audit.broken_at)}: {audit.reason}"
 
 
 _HEADS = ("AGENT", "STATUS", "SINCE", "SESSION", "MODEL", "TASK")

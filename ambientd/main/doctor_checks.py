@@ -22,10 +22,13 @@ from ambientd.core.feedcheck import FeedCheck
 from ambientd.core.feedpath import resolve_feed_path
 from ambientd.core.text import size
 from ambientd.core.timefmt import parse_rfc3339, to_ms
+from ambientd.core.trustedtime import CLOCK_IN_DOUBT
 from ambientd.host import facts
 from ambientd.host.config_files import LoadedConfig, load
 from ambientd.host.feedread import last_lines, open_for_reading
 from ambientd.host.gateway_credentials import KEY_FILE, LookingCredentials, is_wanted
+from ambientd.host.identity import FileIdentity
+from ambientd.host.secrets import ENV_CREDENTIALS
 from ambientd.net.ask import AskError, Told, ask
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import StoreError, UnavailableError
@@ -207,7 +210,10 @@ def _words(error: OSError) -> str:
 
 def _check_clock(scene: Scene) -> Finding:
     told = list(_instants(scene))
-    return doctor.judge_clock(scene.clock.now(), told, synchronised=os.path.exists(SYNCHRONISED))
+    problems = () if scene.status is None else scene.status.problems
+    doubt = next((one.text for one in problems if one.id == CLOCK_IN_DOUBT), None)
+    synchronised = os.path.exists(SYNCHRONISED)
+    return doctor.judge_clock(scene.clock.now(), told, synchronised=synchronised, doubt=doubt)
 
 
 def _instants(scene: Scene) -> Iterator[tuple[str, datetime]]:
@@ -241,6 +247,34 @@ def _check_database(scene: Scene) -> Finding:
     behind = f" of {found.newest}" if found.schema < found.newest else ""
     text = f"{pages}, schema {found.schema}{behind}, WAL {size(found.wal_bytes)}, SQLite {found.sqlite}"
     return good(text)
+
+
+def _check_identity(scene: Scene) -> Finding:
+    if scene.status is not None:
+        return doctor.judge_identity(scene.status.problems)
+    config, path = scene.loaded.config, scene.state_dir / KEYS[1]
+    if config is None:
+        return skip("the configuration cannot be read")
+    try:
+        owner = path.lstat().st_uid
+    except FileNotFoundError:
+        owner = scene.uid
+        if not scene.environ.get(ENV_CREDENTIALS):
+            return skip("this node has no key yet; the daemon makes it when it starts")
+    except OSError as error:
+        return skip(f"{path}: {_words(error)}")
+    if owner not in (scene.uid, 0):  # a root that looks in does not own what is the daemon's user's
+        return skip(f"{path} is another user's, who may be asked")
+    host = facts.host_id(config.node.name, config.node.host_id).value
+    identity = FileIdentity(scene.state_dir, host_id=host, environ=scene.environ)
+    identity.load(create=False)
+    return doctor.judge_key(identity.problem)
+
+
+def _check_audit(scene: Scene) -> Finding:
+    if scene.status is not None:
+        return doctor.judge_audit(scene.status.audit)
+    return skip("no daemon to ask; ambientd audit verify looks without one")
 
 
 def _check_disk(scene: Scene) -> Finding:
@@ -401,6 +435,8 @@ ALL: Mapping[str, Callable[[Scene], Finding]] = {
     "daemon.answers": _check_daemon,
     "clock.sane": _check_clock,
     "database.whole": _check_database,
+    "identity.bound": _check_identity,
+    "audit.chain": _check_audit,
     "disk.free": _check_disk,
     "links.up": _check_links,
     "gateway.link": _check_gateway,

@@ -60,10 +60,13 @@ class SqliteStore:
         migrations: Path | None = None,
         run_sync: RunSync = run_in_thread,
         rested: Callable[[], object] = lambda: None,
+        audited: Callable[[int], object] = lambda _seq: None,
     ) -> None:
         """`busy_timeout` is in seconds, `ballast` in bytes; `migrations` is the folder of numbered files.
 
-        `rested` is called in a worker thread when the store, after some work, has given memory back.
+        `rested` is called in a worker thread when the store, after some work, has given memory back;
+        `audited` with the number of the last audit record when it was opened and after every commit that
+        appended to the chain.
         """
         self.path = path
         self._clock = clock
@@ -72,6 +75,7 @@ class SqliteStore:
         self._migrations = migrations
         self._run_sync = run_sync
         self._rested = rested
+        self._audited = audited
         self._rest_at = float("inf")
         self._writer: Writer | None = None
         self._readers: Readers | None = None
@@ -232,6 +236,7 @@ class SqliteStore:
             self._reason = f"the database is not ready: {error}"
             return isinstance(error, (PassingStoreError, UnavailableError))
         self._readers = Readers(self.path, busy_timeout=self._busy_timeout, run_sync=self._run_sync)
+        self._audited(self._writer.audit_seq)
         self._reason = None
         self._trouble = None
         return False
@@ -243,7 +248,9 @@ class SqliteStore:
             self.path, clock=self._clock, busy_timeout=self._busy_timeout, newest=newest
         )
         try:
-            migrate(connection, known, self._clock)
+            if migrate(connection, known, self._clock):
+                # All migrations together are a large log: on a small disk it takes the reserve's room.
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             register(connection)
         except apsw.Error as error:
             connection.close()
@@ -280,11 +287,14 @@ class SqliteStore:
         jobs = [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
         for job in jobs:
             job.taken = True
+        audited = writer.appends
         try:
             with trio.CancelScope(shield=True):
                 await self._run_sync(partial(writer.commit, jobs, self._clock.now()))
         finally:
             self._commits = writer.commits
+            if writer.appends != audited:
+                self._audited(writer.audit_seq)
             self._note_trouble(jobs)
             for job in jobs:
                 job.done.set()

@@ -8,12 +8,15 @@ import apsw
 from ambientd.ports.backup import Progress, SnapshotFacts
 from ambientd.store.activity import SqliteActivity
 from ambientd.store.alerts import SqliteAlerts
-from ambientd.store.audit import SqliteAudit
+from ambientd.store.audit import SqliteAudit, SqliteIdentity
 from ambientd.store.ingest import SqliteIngest
 from ambientd.store.keys import Keys
+from ambientd.store.leases import SqliteLeases
 from ambientd.store.ledger import SqliteLedger
 from ambientd.store.migrate import applied_migrations
+from ambientd.store.peers import SqlitePeers
 from ambientd.store.performance import SqlitePerformance
+from ambientd.store.policies import SqlitePolicies
 from ambientd.store.retention import SqliteRetention
 from ambientd.store.runs import SqliteRuns
 from ambientd.store.settings import SqliteSettings
@@ -48,9 +51,13 @@ class SqliteTransaction:
         self.tasks = SqliteTasks(connection)
         self.audit = SqliteAudit(connection)
         self.activity = SqliteActivity(connection)
+        self.identity = SqliteIdentity(connection)
         self.retention = SqliteRetention(connection)
         self.alerts = SqliteAlerts(connection)
+        self.policies = SqlitePolicies(connection)
+        self.leases = SqliteLeases(connection)
         self.settings = SqliteSettings(connection)
+        self.peers = SqlitePeers(connection)
         self.migrations = SqliteMigrations(connection)
         self._connection = connection
 

@@ -12,6 +12,7 @@ import apsw
 import trio
 
 from ambientd.ports.errors import StoreError
+from ambientd.store.audit import SqliteAudit
 from ambientd.store.faults import UNAVAILABLE, translate
 from ambientd.store.search import index_noted
 from ambientd.store.unit import SqliteTransaction
@@ -61,6 +62,8 @@ class Writer:
         self._path = path
         self._identity = identity(path)
         self.commits = 0
+        self.audit_seq = self._head()  # number of the audit record that was committed last
+        self.appends = 0  # commits that appended to the audit chain
         self.copy_now = False
 
     def moved(self) -> str | None:
@@ -83,8 +86,9 @@ class Writer:
             return
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._run(jobs, now)
-            self._finish(jobs)
+            unit = SqliteTransaction(self._connection, now)
+            self._run(jobs, unit)
+            self._finish(jobs, unit)
         except apsw.Error as error:
             _fail(jobs, translate(error, self._path))
         finally:
@@ -95,8 +99,10 @@ class Writer:
                 self.wal_bytes() >= WAL_SCARCE_BYTES and free_bytes(self._path.parent) < SCARCE_BYTES
             )
 
-    def _run(self, jobs: Sequence[Job], now: datetime) -> None:
-        unit = SqliteTransaction(self._connection, now)
+    def _head(self) -> int:
+        return SqliteAudit(self._connection).head().seq
+
+    def _run(self, jobs: Sequence[Job], unit: SqliteTransaction) -> None:
         for job in jobs:
             with _Member(self._connection, unit, job, self._path):
                 job.value = job.work(unit)
@@ -104,13 +110,17 @@ class Writer:
                 _fail(jobs, job.error or StoreError("the transaction was given up", code=UNAVAILABLE))
                 return
 
-    def _finish(self, jobs: Sequence[Job]) -> None:
+    def _finish(self, jobs: Sequence[Job], unit: SqliteTransaction) -> None:
         good = [job for job in jobs if job.error is None]
         if not good:
             return
         index_noted(self._connection)
+        head = self._head() if unit.audit.appended else None
         self._connection.execute("COMMIT")
         self.commits += 1
+        if head is not None:
+            self.audit_seq = head
+            self.appends += 1
         for job in good:
             job.committed = True
 
