@@ -21,7 +21,7 @@ from ambientd.store.recover import degraded, open_database
 from ambientd.store.search import register
 from ambientd.store.threads import RunSync, run_in_thread
 from ambientd.store.unit import SqliteTransaction
-from ambientd.store.writer import Job, Writer, file_size
+from ambientd.store.writer import SCARCE_BYTES, Job, Writer, file_size, free_bytes
 
 BATCH_MAX = 64  # larger commits gain nothing and keep the first of them waiting
 QUEUE_MAX = 1024  # about a quarter of a second of work; more waiting than that is overload
@@ -248,8 +248,8 @@ class SqliteStore:
             self.path, clock=self._clock, busy_timeout=self._busy_timeout, newest=newest
         )
         try:
-            if migrate(connection, known, self._clock):
-                # All migrations together are a large log: on a small disk it takes the reserve's room.
+            keep_small = partial(self._keep_log_small, connection)
+            if migrate(connection, known, self._clock, applied=keep_small):
                 connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             register(connection)
         except apsw.Error as error:
@@ -262,6 +262,11 @@ class SqliteStore:
         self._set_aside = degraded(self.path)
         self._ballast.ensure()
         return Writer(connection, self.path)
+
+    def _keep_log_small(self, connection: apsw.Connection) -> None:
+        """All migrations together are a large log: on a small disk it would not fit beside the database."""
+        if free_bytes(self.path.parent) < SCARCE_BYTES:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     async def _serve(self, writer: Writer) -> None:
         """Writes batches, copying the log between them; returns when closing and nothing waits."""

@@ -95,9 +95,8 @@ class Writer:
             if self._connection.in_transaction:
                 with suppress(apsw.Error):
                     self._connection.execute("ROLLBACK")
-            self.copy_now = (
-                self.wal_bytes() >= WAL_SCARCE_BYTES and free_bytes(self._path.parent) < SCARCE_BYTES
-            )
+            free = free_bytes(self._path.parent)
+            self.copy_now = free < SCARCE_BYTES and self.wal_bytes() >= min(WAL_SCARCE_BYTES, free)
 
     def _head(self) -> int:
         return SqliteAudit(self._connection).head().seq
