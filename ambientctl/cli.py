@@ -35,6 +35,8 @@ VERBS = {
     "alerts": ("alerts", "What a person should look at; the rules behind it."),
     "retention": ("retention", "Removes what is older than it is kept for."),
     "ledger": ("ledger", "Ingest, import, verify, new prices."),
+    "audit": ("audit", "What was ordered and done; whether it was changed."),
+    "identity": ("identity", "The node's own key."),
     "backup": ("backup", "Database and configuration into one file."),
     "restore": ("backup", "A backup in place of the database."),
     "doctor": ("handover", "Everything a node needs, checked, with remedies."),

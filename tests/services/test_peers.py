@@ -16,7 +16,7 @@ from ambientd.ports.errors import StoreError
 from ambientd.services.peers.counting import STRIDE, Counting
 from ambientd.wire.enums import Connectivity
 from tests.fakes.clock import EPOCH
-from tests.fakes.identity import NamedIdentity, seed_of
+from tests.fakes.peeridentity import NamedIdentity, seed_of
 from tests.services.peerrig import item, lan_of, until
 
 
