@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from ambientd.core.destination import Protocol
 from ambientd.core.policy import Policy, build_item
 from ambientd.core.signeditem import SignedItem
 from tests.lan.fleet import ISSUER, NETWORK, LanFleet, fleet_of, seed_of, until
@@ -163,7 +164,7 @@ def _item(seed: bytes, name: str) -> SignedItem:
         not_before=now,
         not_after=now + 86_400_000,
         destinations=(f"https://{name}.example.com",),
-        protocols=("https",),
+        protocols=(Protocol.HTTPS,),
     )
     return build_item(seed, bytes.fromhex(ISSUER.partition(":")[2]), policy)
 
