@@ -138,14 +138,22 @@ class PolicyCache:
         wanted = list(ids[:ITEMS_MAX])
         return await self._store.read(lambda tx: tx.policies.items(wanted))
 
-    async def take(self, sender: str, items: Sequence[SignedItem], *, dry_run: bool = False) -> Merge:
+    async def take(
+        self,
+        sender: str,
+        items: Sequence[SignedItem],
+        *,
+        dry_run: bool = False,
+        first: Callable[[Transaction], None] | None = None,
+    ) -> Merge:
         """Merges a peer's items without ever changing or removing an entry of this node.
 
         One audit record in the same transaction: `peer_sync_applied`, also when nothing was new, or
         `peer_sync_refused` when nothing could be taken. Raises what the store raises; nothing is kept then.
+        `first` is done in the same transaction, before the items; of a dry run it alone is kept.
         """
         merge = _Merging(Way.PEER, printable(sender)[:SENDER_MAX], decides=False, dry_run=dry_run)
-        reports = await self._merge(items, merge)
+        reports = await self._merge(items, merge, first)
         refused = tuple((one.item_id.hex(), one.code) for one in reports if one.outcome is Outcome.REFUSED)
         added = sum(one.outcome is Outcome.ADDED for one in reports)
         return Merge(added=added, kept=len(reports) - added - len(refused), refused=refused)
@@ -290,7 +298,12 @@ class PolicyCache:
 
     # --- merging
 
-    async def _merge(self, items: Sequence[SignedItem], merge: "_Merging") -> list[ItemReport]:
+    async def _merge(
+        self,
+        items: Sequence[SignedItem],
+        merge: "_Merging",
+        first: Callable[[Transaction], None] | None = None,
+    ) -> list[ItemReport]:
         if len(items) > ITEMS_MAX:
             raise ValueError(f"more than {ITEMS_MAX} items in one call")
         at, issuers = self._clock.now(), self._issuers()
@@ -302,6 +315,8 @@ class PolicyCache:
         allowed = merge.decides or self._links.may(Action.ADD_POLICIES)
 
         def work(tx: Transaction) -> list[ItemReport]:
+            if first is not None and not merge.dry_run:
+                first(tx)
             board = _Board(tx, trust, merge, self._max_items)
             board.load(examined)
             reports = [board.place(item_id, one, allowed=allowed) for item_id, one in board.ordered(examined)]
@@ -311,6 +326,8 @@ class PolicyCache:
             return board.in_order_of(examined, reports)
 
         if merge.dry_run:
+            if first is not None:
+                await self._store.write(first)
             return await self._store.read(work)
         changes = False
         try:

@@ -25,6 +25,7 @@ from ambientd.ports.errors import IdentityError
 CREDENTIAL = "ambient.identity"
 SEALED_MAX = 16 * 1024 * 1024
 _NONCE_BYTES = 24
+_SHARED_KEPT = 256  # keys of peers; a LAN has fewer
 _REMEDY = "ambientctl identity keep binds it to this host, ambientctl identity renew makes a new one"
 _REPAIR = "put it back from a backup, or make a new one: ambientctl identity renew"
 
@@ -49,6 +50,7 @@ class FileIdentity:
         self._run_sync = run_sync
         self._file: KeyFile | None = None
         self._public: tuple[bytes, bytes] | None = None  # of which seed, and the key
+        self._shared: dict[tuple[bytes, bytes], bytes] = {}  # by seed and the other's key
         self._from_credential = False
         self._problem: str | None = "the node's identity was not loaded"
 
@@ -148,33 +150,49 @@ class FileIdentity:
 
     def seal(self, recipient: bytes, message: bytes) -> bytes:
         """A nonce and the box. Raises IdentityError, and ValueError for a key that nobody can have."""
-        from nacl.bindings import crypto_box, crypto_sign_ed25519_pk_to_curve25519
+        from nacl.bindings import crypto_box_afternm
 
-        own = self._box_key()
-        if not is_sound(recipient):
+        shared = self._shared_key(recipient)
+        if shared is None:
             raise ValueError("the recipient's key is none that anybody can have")
         nonce = self._random_bytes(_NONCE_BYTES)
-        return nonce + crypto_box(message, nonce, crypto_sign_ed25519_pk_to_curve25519(recipient), own)
+        return nonce + crypto_box_afternm(message, nonce, shared)
 
     def open(self, sender: bytes, sealed: bytes) -> bytes | None:
         """What that sender sealed for this node, None for anything else. Raises IdentityError."""
-        from nacl.bindings import crypto_box_open, crypto_sign_ed25519_pk_to_curve25519
+        from nacl.bindings import crypto_box_open_afternm
         from nacl.exceptions import CryptoError
 
-        own = self._box_key()
-        if not is_sound(sender) or not _NONCE_BYTES < len(sealed) <= SEALED_MAX:
+        shared = self._shared_key(sender)
+        if shared is None or not _NONCE_BYTES < len(sealed) <= SEALED_MAX:
             return None
         nonce, box = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
         try:
-            return crypto_box_open(box, nonce, crypto_sign_ed25519_pk_to_curve25519(sender), own)
+            return crypto_box_open_afternm(box, nonce, shared)
         except (CryptoError, ValueError):
             return None
 
-    def _box_key(self) -> bytes:
-        from nacl.bindings import crypto_sign_ed25519_sk_to_curve25519
+    def _shared_key(self, other: bytes) -> bytes | None:
+        """What this key and another have in common; None for a key that nobody can have. It takes ten times
+        as long as sealing a small message, so those of the last peers are kept."""
+        from nacl.bindings import (
+            crypto_box_beforenm,
+            crypto_sign_ed25519_pk_to_curve25519,
+            crypto_sign_ed25519_sk_to_curve25519,
+        )
 
         seed = self._seed()
-        return crypto_sign_ed25519_sk_to_curve25519(seed + self._public_of(seed))
+        shared = self._shared.get((seed, other))
+        if shared is not None:
+            return shared
+        if not is_sound(other):
+            return None
+        own = crypto_sign_ed25519_sk_to_curve25519(seed + self._public_of(seed))
+        shared = crypto_box_beforenm(crypto_sign_ed25519_pk_to_curve25519(other), own)
+        while len(self._shared) >= _SHARED_KEPT:
+            del self._shared[next(iter(self._shared))]
+        self._shared[seed, other] = shared
+        return shared
 
     # --- what an operator orders
 

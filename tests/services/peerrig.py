@@ -15,14 +15,15 @@ from ambientd.core.peerbook import PeerBook
 from ambientd.core.signeditem import SignedItem, issue
 from ambientd.host.threads import run_inline
 from ambientd.ports.autonomy import Merge
+from ambientd.ports.store import Store, Transaction
 from ambientd.services.peers import PeersService, PeersSettings
 from ambientd.store.sqlite import SqliteStore
 from ambientd.wire.enums import Connectivity
 from tests.fakes.clock import TrioWallClock
-from tests.fakes.identity import NamedIdentity, seed_of
 from tests.fakes.log import ListLog
+from tests.fakes.peeridentity import NamedIdentity, seed_of
 from tests.fakes.peerlan import PeerLan
-from tests.fakes.store import TroubledStore
+from tests.fakes.store import CrashError, TroubledStore
 
 ISSUER_SEED = seed_of("the issuer")
 ISSUER = public_of(ISSUER_SEED)
@@ -36,11 +37,12 @@ def item(number: int, text: str = "") -> SignedItem:
 class MemoryItems:
     """Implements `ports.autonomy.PolicyItems`: takes what the issuer has signed, overwrites nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store) -> None:
+        self.store = store
         self.held: dict[bytes, SignedItem] = {}
         self.calls: list[tuple[str, int, bool]] = []
         self.trouble: Exception | None = None
-        self.before_take: Callable[[], None] = lambda: None
+        self.after_first: Callable[[], None] = lambda: None
 
     def ids(self) -> frozenset[bytes]:
         return frozenset(self.held)
@@ -49,9 +51,18 @@ class MemoryItems:
         await trio.lowlevel.checkpoint()
         return [self.held[one] for one in ids if one in self.held]
 
-    async def take(self, sender: str, items: Sequence[SignedItem], *, dry_run: bool = False) -> Merge:
-        self.before_take()
+    async def take(
+        self,
+        sender: str,
+        items: Sequence[SignedItem],
+        *,
+        dry_run: bool = False,
+        first: Callable[[Transaction], None] | None = None,
+    ) -> Merge:
+        if first is not None:
+            await self.store.write(first)
         await trio.lowlevel.checkpoint()
+        self.after_first()
         if self.trouble is not None:
             raise self.trouble
         good = [one for one in items if one.issuer == ISSUER and one.is_genuine]
@@ -91,7 +102,7 @@ class PeerNode:
         self.identity = NamedIdentity(name)
         self.real_store = store
         self.store = TroubledStore(store)
-        self.items = MemoryItems()
+        self.items = MemoryItems(self.store)
         self.view = View()
         self.clock = Time()
         self.log = log
@@ -101,6 +112,7 @@ class PeerNode:
         self._scope = trio.CancelScope()
         self._stopped = trio.Event()
         self._random = 0
+        self.crashes = 0
         self.service: PeersService = self._make()
 
     @property
@@ -141,8 +153,11 @@ class PeerNode:
         self._nursery.start_soon(self._run, self.service, self._scope, self._stopped)
 
     async def _run(self, service: PeersService, scope: trio.CancelScope, stopped: trio.Event) -> None:
-        with scope:
-            await service.run()
+        try:
+            with scope:
+                await service.run()
+        except* CrashError:
+            self.crashes += 1
         stopped.set()
 
     async def stop(self) -> None:

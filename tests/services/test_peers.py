@@ -16,7 +16,8 @@ from ambientd.ports.errors import StoreError
 from ambientd.services.peers.counting import STRIDE, Counting
 from ambientd.wire.enums import Connectivity
 from tests.fakes.clock import EPOCH
-from tests.fakes.identity import NamedIdentity, seed_of
+from tests.fakes.peeridentity import NamedIdentity, seed_of
+from tests.fakes.store import CrashError
 from tests.services.peerrig import item, lan_of, until
 
 
@@ -178,26 +179,36 @@ async def test_a_restarted_peer_is_linked_again_whoever_had_dialled(
             assert rig.is_meshed()
 
 
-async def test_floors_are_durable_before_anything_is_used(tmp_path: Path, autojump_clock: MockClock) -> None:
-    """FAULTS P12: whatever the moment of the crash, no number is taken that is not above the floor."""
+async def test_a_crash_never_leaves_an_item_without_its_number(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """FAULTS P12: the process dies when the number is durable; what comes again has a higher one."""
     async with lan_of(tmp_path, "a", "b") as rig:
-        floors: list[int] = []
+        node, floors = rig["b"], []
 
-        def look() -> None:
-            kept = rig["b"].service.holdings.floors.of(rig["a"].key)
-            floors.append(kept.lines[-1].sequence if kept.lines else 0)
+        async def floor() -> int:
+            kept = await node.real_store.read(lambda tx: (tx.peers.floors(),))
+            assert kept[0] is not None
+            lines = kept[0].of(rig["a"].key).lines
+            return lines[-1].sequence if lines else 0
 
-        rig["b"].items.before_take = look
-        rig["a"].put(item(1))
+        def die() -> None:
+            raise CrashError
+
         rig.start()
-        await until(rig.agree)
-        rig["a"].put(item(2))
-        await until(rig.agree)
-        stored = await rig["b"].real_store.read(lambda tx: tx.peers.floors())
-        assert stored is not None
-        assert stored.of(rig["a"].key).lines[-1].sequence == floors[-1]
-        assert floors == sorted(floors)
-        assert floors[0] >= 1
+        await until(rig.is_meshed)
+        for number in range(5):
+            node.items.after_first = die
+            rig["a"].put(item(number))
+            await until(lambda: node.crashes > 0)
+            node.crashes = 0
+            assert item(number).item_id not in node.items.held
+            floors.append(await floor())
+            node.items.after_first = lambda: None
+            node.start()
+            await until(rig.agree)
+            floors.append(await floor())
+        assert floors == sorted(set(floors))
 
 
 async def test_a_store_that_is_away_costs_the_link_and_no_change(

@@ -4,13 +4,15 @@ counted, written down before anything of theirs is used."""
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import trio
+
 from ambientd.core.ed25519 import show_key
 from ambientd.core.itemset import ItemSet
 from ambientd.core.peers.effects import Deliver
 from ambientd.core.peers.floors import Floors, SignerFloor, merged
 from ambientd.core.signeditem import SignedItem
 from ambientd.ports.autonomy import Merge, PolicyItems
-from ambientd.ports.store import Store
+from ambientd.ports.store import Store, Transaction
 
 
 class News(NamedTuple):
@@ -20,6 +22,12 @@ class News(NamedTuple):
     own: tuple[bytes, ...]
     brought: tuple[bytes, ...]
     removed: bool
+
+
+class _Reading:
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.items: list[SignedItem] | None = None
 
 
 class Holdings:
@@ -33,6 +41,7 @@ class Holdings:
         self.floors = Floors(0)
         self._added: dict[bytes, bool] = {}
         self._removed = False
+        self._reading: dict[tuple[bytes, ...], _Reading] = {}
 
     async def load(self) -> None:
         """Reads the floors; raises as `Store.read` does. The own line must have begun before."""
@@ -65,17 +74,35 @@ class Holdings:
         return news
 
     async def items(self, ids: Sequence[bytes]) -> list[SignedItem]:
-        """These items, without those that are gone."""
-        return await self._items.items(ids)
+        """These items, without those that are gone. A change is asked for by every link at once, and read
+        once for all of them; raises as `Store.read` does."""
+        wanted = tuple(ids)
+        reading = self._reading.get(wanted)
+        if reading is None:
+            reading = self._reading[wanted] = _Reading()
+            try:
+                reading.items = await self._items.items(wanted)
+            finally:
+                del self._reading[wanted]
+                reading.done.set()
+            return reading.items
+        await reading.done.wait()
+        return await self._items.items(wanted) if reading.items is None else reading.items
 
     async def merge(self, delivery: Deliver) -> Merge:
-        """The sender's floor first and durably, then the items; raises as `Store.write` does."""
+        """The sender's floor and its items, in one durable step; raises as `Store.write` does."""
         checked = delivery.checked
         sender = checked.snapshot.sender
         floor = merged(self.floors.of(sender), checked.floor)
-        await self._store.write(lambda tx: tx.peers.raise_floor(sender, floor))
+
+        def raise_floor(tx: Transaction) -> None:
+            tx.peers.raise_floor(sender, floor)
+
+        merge = await self._items.take(
+            show_key(sender), checked.snapshot.items, dry_run=delivery.dry_run, first=raise_floor
+        )
         self._raise(sender, floor)
-        return await self._items.take(show_key(sender), checked.snapshot.items, dry_run=delivery.dry_run)
+        return merge
 
     def _raise(self, sender: bytes, floor: SignerFloor) -> None:
         raised = merged(self.floors.of(sender), floor)

@@ -35,7 +35,7 @@ class Host(Protocol):
         """Raises as `Store.read` does."""
 
     async def merge(self, delivery: Deliver) -> Merge:
-        """Floor first, then the items; raises as `Store.write` does."""
+        """The floor and the items in one step; raises as `Store.write` does."""
 
     def opened(self, link: "Link") -> str | None:
         """Why the link is not kept, None when it is."""

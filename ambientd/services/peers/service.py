@@ -42,6 +42,9 @@ STRANGERS_MAX = 32
 # Of the interval, more or less: nodes that started together do not tell their digests together.
 JITTER = 0.1
 LISTEN_AGAIN_SEC = 5.0
+# In a full mesh everybody is told by the one who knows first; to pass it on at once would be noise, and take
+# the processor from those who are still being told. Half to one and a half of it.
+FORWARD_SEC = 0.2
 # Reasons that an honest node may give for a handshake that fails: they cost it nothing but time.
 _INNOCENT = frozenset({CloseReason.LEAVING, CloseReason.PEER_LEFT, CloseReason.OWN_KEY})
 
@@ -126,6 +129,8 @@ class PeersService:
         self._counting = Counting(store, random_bytes)
         self._links: set[Link] = set()
         self._merges = 0
+        self._brought: dict[bytes, None] = {}
+        self._forward_bell = Bell()
         self.dials: DialBook | None = None
         self._dial_bell, self._listen_bell = Bell(), Bell()
         self._is_loaded = False
@@ -208,6 +213,7 @@ class PeersService:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.records.run)
+                nursery.start_soon(self._forward)
                 nursery.start_soon(self._dial_for_ever, nursery)
                 if self.settings.listens:
                     nursery.start_soon(self._listen_for_ever)
@@ -409,13 +415,25 @@ class PeersService:
     def _tell(self) -> None:
         """Tells every link what is new here; what a peer brought as such."""
         news, now = self.holdings.take_news(), trio.current_time()
-        for link in tuple(self.open.values()):
-            if news.brought:
-                link.do(link.machine.changed(now, added=news.brought, forwarded=True))
-            if news.own or (news.removed and not news.brought):
+        if news.own or (news.removed and not news.brought):
+            for link in tuple(self.open.values()):
                 link.do(link.machine.changed(now, added=news.own))
+        if news.brought:
+            self._brought.update(dict.fromkeys(news.brought))
+            self._forward_bell.ring()
         if news.own or news.brought or news.removed:
             self._changed()
+
+    async def _forward(self) -> None:
+        """Tells the links what peers have brought, a moment later: most of them were told by the same peer,
+        and who has told it already is not told again."""
+        while True:
+            await self._forward_bell.wait()
+            await trio.sleep(FORWARD_SEC * (0.5 + self._jitter()))
+            brought, self._brought = tuple(self._brought), {}
+            now = trio.current_time()
+            for link in tuple(self.open.values()):
+                link.do(link.machine.changed(now, added=brought, forwarded=True))
 
     # --- ends
 
