@@ -120,24 +120,19 @@ def build_store(
     from ambientd.store.fleet.postgresql import PostgresqlFleetStore
 
     return PostgresqlFleetStore(
-        place.address, clock=clock, password=place.password, pool_size=config.database_connections
+        place.address, clock=clock, password=place.password, pool_size=config.pool_size
     )
 
 
 def rates_of(config: ServerConfig) -> dict[Tier, Rate]:
-    """Configured rates; bursts keep their share of them."""
-    per_minute = {
-        Tier.AUTH: config.auth_per_minute,
-        Tier.NODE: config.node_per_minute,
-        Tier.TASK: config.task_per_minute,
-        Tier.GENERAL: config.general_per_minute,
-        Tier.DEVICE: config.device_per_minute,
+    """What each tier allows; guessing is not for sale."""
+    return DEFAULT_RATES | {
+        Tier.AUTH: Rate(config.auth_rpm, config.auth_burst),
+        Tier.NODE: Rate(config.node_rpm, config.node_burst),
+        Tier.TASK: Rate(config.task_rpm, config.task_burst),
+        Tier.GENERAL: Rate(config.general_rpm, config.general_burst),
+        Tier.DEVICE: Rate(config.device_rpm, config.device_burst),
     }
-    rates = dict(DEFAULT_RATES)
-    for tier, rate in per_minute.items():
-        default = DEFAULT_RATES[tier]
-        rates[tier] = Rate(rate, max(1, round(default.burst * rate / default.per_minute)))
-    return rates
 
 
 class ControlPlane:
@@ -150,7 +145,7 @@ class ControlPlane:
         server = config.server
         self.clock = SystemClock()
         self.store = build_store(outside.database, server, self.clock)
-        rules = WorkRules(max_active=server.tasks_per_node)
+        rules = WorkRules(max_active=server.max_active_tasks)
         hashes = TokenHashes(outside.secrets)
         self.reports = ReportsService(self.store)
         self.sweeps = SweepsService(

@@ -12,7 +12,6 @@ from ambientd.ports.fleet.store import FleetStore
 from ambientd.services.fleet_sweeps import Sweep
 
 NAMED_MAX = 10  # nodes and tasks in one line of the log
-SELDOM = 3600.0  # seconds; old rows and expired tokens take room and do no harm
 KEEP_EXPIRED = timedelta(days=1)  # so that an answer can still say that something has expired
 
 
@@ -54,7 +53,7 @@ def build_sweeps(
         removed = await sweeps.sweep_expired(store, clock.now(), keep=KEEP_EXPIRED)
         return {"removed": removed} if removed else None
 
-    often, seldom = config.sweep_interval, max(SELDOM, config.sweep_interval)
+    often, seldom = config.sweep_interval, config.cleanup_interval
     return (
         Sweep(name="nodes", interval=often, run=nodes),
         Sweep(name="work", interval=often, run=work),

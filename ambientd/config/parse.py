@@ -1,6 +1,6 @@
 """Layers of settings to one `Config`, or to every problem at once. Nothing here reads or raises."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -15,7 +15,6 @@ from ambientd.config.pricing import (
 )
 from ambientd.config.problems import Problem, show_path, show_value_at
 from ambientd.config.schema import Config
-from ambientd.config.server import check_server
 from ambientd.config.toml import read_toml_value
 from ambientd.config.values import LONGEST_COMPARED, Refused, close_match, convert, from_text, text_fault
 
@@ -23,7 +22,21 @@ Path = tuple[str, ...]
 DEFAULT = "default"
 _CURRENT = ("pricing", "current")
 _VERSIONS = ("pricing", "versions")
-_GATEWAY = ("gateway",)
+
+
+def _check_peers(values: Mapping[str, Any]) -> Iterable[checks.Finding]:
+    from ambientd.config.peers import check_peers
+
+    return check_peers(values) if values else ()
+
+
+_SECTIONS = {
+    "gateway": checks.check_gateway,
+    "connectivity": checks.check_connectivity,
+    "control_plane": checks.check_control_plane,
+    "peers": _check_peers,
+}
+
 _CHECKS = {"agents": checks.check_agent, "alerts": checks.check_notifier}
 
 # A file of a megabyte holds some hundred thousand unknown keys. Nobody reads so many lines; the rest is
@@ -230,7 +243,8 @@ def _find_missing(reading: _Reading) -> None:
 
 def _cross_check(reading: _Reading) -> None:
     checked = [(member, _CHECKS[member[0]]) for member in reading.members]
-    for path, check in (*checked, (_GATEWAY, checks.check_gateway)):
+    sections = [((name,), check) for name, check in _SECTIONS.items()]
+    for path, check in (*checked, *sections):
         values = {
             here[-1]: given.value
             for here, given in reading.given.items()
@@ -249,33 +263,38 @@ def _cross_check(reading: _Reading) -> None:
 
 
 def _check_http(reading: _Reading) -> None:
-    """`ipaddress` is for those who configure this."""
-    for section in ("http", "server"):
-        values = {
-            path[-1]: given.value
-            for path, given in reading.given.items()
-            if path[0] == section and not isinstance(given.value, Refused)
-        }
-        if not values:
-            continue
-        for finding in _listening(section, values):
-            path = (section, finding.setting)
-            reading.add(
-                reading.given[path].layer,
-                path,
-                finding.what,
-                value=finding.value,
-                expected=finding.expected,
-                suggestion=finding.suggestion,
-            )
+    if _is_given(reading, "http"):
+        from ambientd.config.http import check_http  # `ipaddress` is for those who configure this
+
+        _check_section(reading, "http", check_http)
+    if _is_given(reading, "server"):
+        from ambientd.config.server_checks import check_server
+
+        _check_section(reading, "server", check_server)
 
 
-def _listening(section: str, values: Mapping[str, Any]) -> Iterable[checks.Finding]:
-    if section == "server":
-        return check_server(values)
-    from ambientd.config.http import check_http
+def _is_given(reading: _Reading, section: str) -> bool:
+    return any(path[0] == section for path in reading.given)
 
-    return check_http(values)
+
+def _check_section(
+    reading: _Reading, section: str, check: Callable[[Mapping[str, Any]], Iterable[checks.Finding]]
+) -> None:
+    values = {
+        path[-1]: given.value
+        for path, given in reading.given.items()
+        if path[0] == section and not isinstance(given.value, Refused)
+    }
+    for finding in check(values):
+        path = (section, finding.setting)
+        reading.add(
+            reading.given[path].layer,
+            path,
+            finding.what,
+            value=finding.value,
+            expected=finding.expected,
+            suggestion=finding.suggestion,
+        )
 
 
 def _check_prices(reading: _Reading) -> None:

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _TEXT = """\
 Runs the control plane of a fleet in the foreground until TERM or INT: registry of nodes, work, history,
-policies. Data lie in <state>/control-plane.db, or in PostgreSQL (--database postgresql://…), which several
+policies. Data lie in <state>/fleet.db, or in PostgreSQL (--database postgresql://…), which several
 processes may share. HUP takes a renewed certificate and the log's level.
 
 Secrets (each a systemd credential, a file <state>/secrets/NAME, or a variable of its name; `init` makes the
@@ -53,7 +53,7 @@ files):
   API_KEY_PEPPER                 keys the stored hashes of API keys, join tokens and device tokens
   CONNECT_SESSION_TOKEN_PEPPER   keys the stored hashes of connect-session tokens
   ISSUER_KEY, LEASE_ISSUER_KEY   sign policies and leases; without them others sign
-  DATABASE_PASSWORD              of PostgreSQL, where it asks for one
+  DATABASE_PASSWORD              of PostgreSQL (its file: server.database_password_file)
 With node.mode = "production" (the default) or ENVIRONMENT=production it does not start while one of the first
 four is missing, short, or a placeholder.
 """

@@ -239,7 +239,7 @@ class _Setting:
             hashes=hashes,
             randomness=os.urandom,
             new_id=_uuid,
-            rules=WorkRules(max_active=config.server.tasks_per_node),
+            rules=WorkRules(max_active=config.server.max_active_tasks),
         )
 
     async def add(self, options: argparse.Namespace, password: str | None) -> "_Made | _FailedError":

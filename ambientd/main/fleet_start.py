@@ -9,10 +9,9 @@ from typing import NamedTuple
 from ambientd.app.control_plane import DatabasePlace
 from ambientd.config.parse import Layer
 from ambientd.config.schema import Config, Mode
-from ambientd.config.server import is_postgresql
 from ambientd.core.fleet.secrets import Judged, judge_secrets
 from ambientd.host.config_files import LoadedConfig, load
-from ambientd.host.fleet_secrets import FOLDER, find_fleet_secrets
+from ambientd.host.fleet_secrets import find_fleet_secrets
 from ambientd.host.issuer_keys import IssuerKeys, find_issuer_keys
 from ambientd.host.secrets import SecretError, find_secret
 from ambientd.wire import places
@@ -55,7 +54,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", metavar="FILE", help="main configuration file")
     parser.add_argument("--state-dir", metavar="DIR", help="where secrets and the embedded database lie")
     parser.add_argument(
-        "--database", metavar="DB", help="over server.database: a file or postgresql://…, no password in it"
+        "--database", metavar="DB", help="over server.database: postgresql://…, without a password"
     )
 
 
@@ -98,17 +97,17 @@ def find_all(config: Config, state_dir: Path, environ: Mapping[str, str]) -> Fou
     broken = {text.partition(":")[0] for text in problems}
     problems += [text for text in judged.problems if text.partition(" ")[0] not in broken]
     issuers, more = find_issuer_keys(state_dir, environ)
-    password, also = _password(state_dir, environ)
+    password, also = _password(config, environ)
     return Found(judged, issuers, password, (*problems, *more, *also))
 
 
-def _password(state_dir: Path, environ: Mapping[str, str]) -> tuple[str | None, list[str]]:
-    file = state_dir / FOLDER / DATABASE_PASSWORD
+def _password(config: Config, environ: Mapping[str, str]) -> tuple[str | None, list[str]]:
+    """PostgreSQL's password; without one libpq has its own ways."""
     try:
         found = find_secret(
             DATABASE_PASSWORD,
             environ=environ,
-            file=str(file) if os.path.lexists(file) else None,
+            file=config.server.database_password_file,
             variables=(DATABASE_PASSWORD,),
         )
     except SecretError as error:
@@ -118,15 +117,14 @@ def _password(state_dir: Path, environ: Mapping[str, str]) -> tuple[str | None, 
 
 def database_of(config: Config, state_dir: Path, password: str | None) -> DatabasePlace:
     """Where the data lies."""
-    database = config.server.database
-    if database is not None and is_postgresql(database):
-        return DatabasePlace(address=database, password=password)
-    return DatabasePlace(file=state_dir / (database or places.FLEET_DATABASE_NAME))
+    if config.server.database is not None:
+        return DatabasePlace(address=config.server.database, password=password)
+    return DatabasePlace(file=state_dir / places.FLEET_DATABASE_NAME)
 
 
 def lacks_driver(config: Config) -> str | None:
     """A sentence when PostgreSQL is wanted and its driver is not installed."""
-    if not is_postgresql(config.server.database):
+    if config.server.database is None:
         return None
     from importlib.util import find_spec
 

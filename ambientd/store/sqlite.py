@@ -20,7 +20,7 @@ from ambientd.store.readers import Readers
 from ambientd.store.recover import degraded, open_database
 from ambientd.store.threads import RunSync, run_in_thread
 from ambientd.store.unit import NODE, SqliteTransaction
-from ambientd.store.writer import Job, Writer, file_size
+from ambientd.store.writer import SCARCE_BYTES, Job, Writer, file_size, free_bytes
 
 BATCH_MAX = 64  # larger commits gain nothing and keep the first of them waiting
 QUEUE_MAX = 1024  # about a quarter of a second of work; more waiting than that is overload
@@ -70,10 +70,13 @@ class SqliteDatabase(Generic[X]):
         migrations: Path | None = None,
         run_sync: RunSync = run_in_thread,
         rested: Callable[[], object] = lambda: None,
+        audited: Callable[[int], object] = lambda _seq: None,
     ) -> None:
         """`busy_timeout` is in seconds, `ballast` in bytes; `migrations` is the folder of numbered files.
 
-        `rested` is called in a worker thread when the store, after some work, has given memory back.
+        `rested` is called in a worker thread when the store, after some work, has given memory back;
+        `audited` with the number of the last audit record when it was opened and after every commit that
+        appended to the chain.
         """
         self.path = path
         self._clock = clock
@@ -82,6 +85,7 @@ class SqliteDatabase(Generic[X]):
         self._migrations = migrations
         self._run_sync = run_sync
         self._rested = rested
+        self._audited = audited
         self._rest_at = float("inf")
         self._writer: Writer | None = None
         self._readers: Readers | None = None
@@ -240,6 +244,7 @@ class SqliteDatabase(Generic[X]):
         self._readers = Readers(
             self.path, busy_timeout=self._busy_timeout, run_sync=self._run_sync, kind=self.kind
         )
+        self._audited(self._writer.audit_seq)
         self._reason = None
         self._trouble = None
         return False
@@ -251,7 +256,9 @@ class SqliteDatabase(Generic[X]):
             self.path, clock=self._clock, busy_timeout=self._busy_timeout, newest=newest
         )
         try:
-            migrate(connection, known, self._clock)
+            keep_small = partial(self._keep_log_small, connection)
+            if migrate(connection, known, self._clock, applied=keep_small):
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
             self.kind.prepare(connection)
         except apsw.Error as error:
             connection.close()
@@ -263,6 +270,11 @@ class SqliteDatabase(Generic[X]):
         self._set_aside = degraded(self.path)
         self._ballast.ensure()
         return Writer(connection, self.path, self.kind)
+
+    def _keep_log_small(self, connection: apsw.Connection) -> None:
+        """All migrations together are a large log: on a small disk it would not fit beside the database."""
+        if free_bytes(self.path.parent) < SCARCE_BYTES:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     async def _serve(self, writer: Writer) -> None:
         """Writes batches, copying the log between them; returns when closing and nothing waits."""
@@ -288,11 +300,14 @@ class SqliteDatabase(Generic[X]):
         jobs = [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
         for job in jobs:
             job.taken = True
+        audited = writer.appends
         try:
             with trio.CancelScope(shield=True):
                 await self._run_sync(partial(writer.commit, jobs, self._clock.now()))
         finally:
             self._commits = writer.commits
+            if writer.appends != audited:
+                self._audited(writer.audit_seq)
             self._note_trouble(jobs)
             for job in jobs:
                 job.done.set()

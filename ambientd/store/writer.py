@@ -63,6 +63,8 @@ class Writer:
         self._kind = kind
         self._identity = identity(path)
         self.commits = 0
+        self.audit_seq = kind.head(connection)  # number of the audit record that was committed last
+        self.appends = 0  # commits that appended to the audit chain
         self.copy_now = False
 
     def moved(self) -> str | None:
@@ -85,20 +87,19 @@ class Writer:
             return
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._run(jobs, now)
-            self._finish(jobs)
+            unit = self._kind.begin(self._connection, now)
+            self._run(jobs, unit)
+            self._finish(jobs, unit)
         except apsw.Error as error:
             _fail(jobs, translate(error, self._path))
         finally:
             if self._connection.in_transaction:
                 with suppress(apsw.Error):
                     self._connection.execute("ROLLBACK")
-            self.copy_now = (
-                self.wal_bytes() >= WAL_SCARCE_BYTES and free_bytes(self._path.parent) < SCARCE_BYTES
-            )
+            free = free_bytes(self._path.parent)
+            self.copy_now = free < SCARCE_BYTES and self.wal_bytes() >= min(WAL_SCARCE_BYTES, free)
 
-    def _run(self, jobs: Sequence[Job], now: datetime) -> None:
-        unit = self._kind.begin(self._connection, now)
+    def _run(self, jobs: Sequence[Job], unit: Any) -> None:
         for job in jobs:
             with _Member(self._connection, partial(self._kind.undone, unit), job, self._path):
                 job.value = job.work(unit)
@@ -106,13 +107,17 @@ class Writer:
                 _fail(jobs, job.error or StoreError("the transaction was given up", code=UNAVAILABLE))
                 return
 
-    def _finish(self, jobs: Sequence[Job]) -> None:
+    def _finish(self, jobs: Sequence[Job], unit: Any) -> None:
         good = [job for job in jobs if job.error is None]
         if not good:
             return
         self._kind.finish(self._connection)
+        head = self._kind.head(self._connection) if self._kind.appended(unit) else None
         self._connection.execute("COMMIT")
         self.commits += 1
+        if head is not None:
+            self.audit_seq = head
+            self.appends += 1
         for job in good:
             job.committed = True
 

@@ -27,7 +27,7 @@ WAITING_MAX = 1024  # calls that wait for a connection; more is overload
 ATTEMPTS = 6  # of a transaction that the server gives up for another's sake, or whose connection was stale
 RETRY_FIRST = 0.002  # seconds before the second attempt, doubled up to the last
 REOPEN_FIRST = 0.1  # seconds until the first new attempt to reach the server, doubled up to the last
-REOPEN_LAST = 5.0
+REOPEN_LAST = 2.0
 
 T = TypeVar("T")
 
