@@ -32,11 +32,11 @@ CREATE TABLE IF NOT EXISTS schema_migrations_lock (
 """
 
 
-def default_folder() -> Path:
-    """Where the numbered files are: inside the installed package, or in the source tree."""
+def default_folder(name: str = "node") -> Path:
+    """Where the numbered files of a schema are: inside the installed package, or in the source tree."""
     package = Path(ambientd.__file__).parent
-    installed = package / "_migrations" / "node"
-    return installed if installed.is_dir() else package.parent / "migrations" / "node"
+    installed = package / "_migrations" / name
+    return installed if installed.is_dir() else package.parent / "migrations" / name
 
 
 def known_migrations(folder: Path) -> tuple[Migration, ...]:
