@@ -21,6 +21,7 @@ from ambientd.core.ed25519 import show_key
 from ambientd.core.policy import Policy
 from ambientd.core.signeditem import BODY_MAX_BYTES, SignedItem, issue
 from ambientd.core.trustedtime import Trusted
+from ambientd.wire.enums import Connectivity
 from ambientd.wire.messages import ErrorDetail
 
 LEASE, REVOCATION = "lease", "lease_revocation"
@@ -105,7 +106,8 @@ REASONS = {
     "other_network": "it is of another network (policy.network)",
     "other_node": "it is bound to another node",
     "no_identity": "this node has no identity that a lease could be bound to",
-    "state": "the state of the links does not allow it",
+    "no_upstream": "the node has no upstream",
+    "not_probed": "the links have not been probed yet",
     "revoked": "its issuer has revoked it",
     "used": "it was used before; a lease works once",
     "record_lost": "it was issued before this node lost its record of used leases",
@@ -127,6 +129,11 @@ REASONS = {
     "protocol_not_in_lease": "the lease does not allow this protocol",
     "bandwidth": "more bytes than the lease allows by now",
 }
+
+
+def no_link(state: Connectivity) -> Refusal:
+    """The refusal of a state of the links that does not allow it."""
+    return Refusal("not_probed" if state is Connectivity.UNKNOWN else "no_upstream", state.value)
 
 
 class End(StrEnum):

@@ -23,6 +23,7 @@ from ambientd.core.lease import (
     admit,
     authentic,
     left_ms,
+    no_link,
     over,
 )
 from ambientd.core.leaserecords import LeaseRow
@@ -50,7 +51,8 @@ NODE = "node"
 
 # How a refusal to activate is answered; what is not named is `LEASE_REFUSED`.
 _CODES = {
-    "state": "LINKS_REFUSE",
+    "no_upstream": "LINKS_REFUSE",
+    "not_probed": "LINKS_REFUSE",
     "used": "LEASE_OVER",
     "revoked": "LEASE_OVER",
     "expired": "LEASE_OVER",
@@ -118,7 +120,7 @@ class Leases:
         if not isinstance(found, Lease):
             return await self._refuse(Refusal("other_kind", "use the revocations' way in"), item, actor)
         if not self._links.may(Action.ACTIVATE_LEASE):
-            return await self._refuse(Refusal("state", str(self._links.state)), item, actor, found)
+            return await self._refuse(no_link(self._links.state), item, actor, found)
         policy = await self._policies.policy(found.policy_id)
         try:
             outcome = await self._start(found, item, policy, actor)

@@ -11,6 +11,7 @@ from ambientd.services.supervise import Log
 # this. Whoever asks meanwhile is answered by what is true then, so nothing depends on it.
 LOOK_SEC = 60.0
 AGAIN_SEC = 10.0
+SOON_SEC = 0.1  # no sweep follows another at once, whatever it says is due
 
 
 class LeaseService:
@@ -33,4 +34,4 @@ class LeaseService:
             if wait is None:
                 await self._bell.wait()
             else:
-                await self._bell.wait(trio.current_time() + min(wait, LOOK_SEC))
+                await self._bell.wait(trio.current_time() + max(SOON_SEC, min(wait, LOOK_SEC)))

@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from ambientd.core.denials import WINDOW_SEC
-from ambientd.core.lease import LIFE_MAX_MS
+from ambientd.core.lease import LIFE_MAX_MS, REASONS
 from ambientd.core.records import SessionChange
 from ambientd.core.rejection import Rejected
 from ambientd.core.timefmt import from_ms
@@ -100,16 +100,20 @@ async def test_every_refusal_is_audited_and_leaves_nothing(tmp_path: Path) -> No
         assert await rig.activate(LEASES.lease()) == "ok"
 
 
-@pytest.mark.parametrize("state", [Connectivity.NO_UPSTREAM, Connectivity.UNKNOWN])
-async def test_without_upstream_nothing_is_activated_or_goes_out(tmp_path: Path, state: Connectivity) -> None:
+@pytest.mark.parametrize(
+    ("state", "code"), [(Connectivity.NO_UPSTREAM, "no_upstream"), (Connectivity.UNKNOWN, "not_probed")]
+)
+async def test_without_upstream_nothing_is_activated_or_goes_out(
+    tmp_path: Path, state: Connectivity, code: str
+) -> None:
     async with leased(tmp_path / "a.db") as rig:
         assert await rig.activate(LEASES.lease()) == "ok"
         rig.links.state = state
-        assert await rig.activate(LEASES.lease("lease-2")) == "state"
-        assert await rig.code() == "state"
-        assert await rig.code(session_id="ses-1") == "state"
-        assert await rig.meter(1) == "state"
-        assert (await rig.check()).reason == f"the state of the links does not allow it: {state.value}"
+        assert await rig.activate(LEASES.lease("lease-2")) == code
+        assert await rig.code() == code
+        assert await rig.code(session_id="ses-1") == code
+        assert await rig.meter(1) == code
+        assert (await rig.check()).reason == f"{REASONS[code]}: {state.value}"
         rig.links.state = Connectivity.OFFLINE
         assert await rig.code() == "allowed"
         assert await rig.code(session_id="ses-1") == "allowed"
