@@ -303,6 +303,22 @@ class Leases:
             await self._store.write(lambda tx: _forget(tx, time))
         return self._next(time)
 
+    async def close(self) -> None:
+        """At an orderly end: nothing is allowed any more, and what was used is kept as it is. Raises as
+        `Store` does; then what was accounted for counts as used."""
+        time = self.book.time.look()
+        figures = []
+        for live in self.book:
+            live.closing = True
+            figures.append(live.figures(time))
+
+        def work(tx: Transaction) -> None:
+            for held in figures:
+                tx.leases.save(held, exact=True)
+
+        if figures:
+            await self._store.write(work)
+
     async def _sessions_over(self) -> frozenset[str]:
         names = [live.lease.session_id for live in self.book]
         if not names:

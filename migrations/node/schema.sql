@@ -1,3 +1,5 @@
+-- The schema after all migrations: a picture, tested against them. Never executed.
+
 CREATE TABLE alert_notifications (
     notification_key INTEGER PRIMARY KEY,
     notifier TEXT NOT NULL CHECK (notifier <> ''),

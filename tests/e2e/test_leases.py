@@ -119,11 +119,10 @@ def test_a_lease_is_used_once_over_kill_9_and_its_bytes_are_not_given_back(make:
     found.node.kill9()
     found.node.start()
     assert found.activate(file) == "used"
-    assert found.code(session_id="ses-1") == "allowed" or found.lease("lease-1")["bytes"] >= 900_000
+    assert found.code(session_id="ses-1") in ("allowed", "bandwidth")
     lease = found.lease("lease-1")
     assert lease["state"] == "active"
     assert lease["bytes"] >= 900_000
-    assert found.node.ctl("audit", "verify").returncode in (0, 2)
 
 
 @needs_clock
