@@ -15,16 +15,14 @@ from ambientd.flows import audit as flow
 from ambientd.flows.audit import Auditing
 from ambientd.ports.http import Request, Response
 from ambientd.ports.store import Transaction
-from ambientd.wire.audit_messages import (
+from ambientd.wire.audit_messages import AuditAcceptAnswer, AuditPage, AuditStretchView
+from ambientd.wire.audit_routes import (
     AUDIT,
     AUDIT_ACCEPT,
     AUDIT_EXPORT,
     AUDIT_VERIFY,
     PAGE_MAX,
     STRETCH_MAX,
-    AuditAcceptAnswer,
-    AuditPage,
-    AuditStretchView,
 )
 
 PAGE_DEFAULT = 50

@@ -7,7 +7,8 @@ from ambientd.core.rejection import Rejected
 from ambientd.flows import identity as flow
 from ambientd.flows.identity import Identifying
 from ambientd.ports.http import Request
-from ambientd.wire.identity_messages import IDENTITY, IDENTITY_KEEP, IDENTITY_RENEW, IdentityView
+from ambientd.wire.audit_routes import IDENTITY, IDENTITY_KEEP, IDENTITY_RENEW
+from ambientd.wire.identity_messages import IdentityView
 
 
 def identity_routes(

@@ -68,13 +68,29 @@ class Autonomy:
     """All parts of this node."""
 
     def __init__(self, ground: Ground) -> None:
+        from ambientd.app.peer_parts import PeersPart
         from ambientd.app.policy_parts import PolicyPart
 
         self._ground = ground
         self.connectivity = ConnectivityPart(ground)
         self.clock = ClockPart(ground)
         self.identity = build_identity(ground)
-        self.policies = PolicyPart(ground, links=self.connectivity.view, clock=self.clock.time)
+        self.policies = PolicyPart(
+            msgspec.structs.replace(ground, changed=self._policies_changed),
+            links=self.connectivity.view,
+            clock=self.clock.time,
+            agreement=self._agreement,
+        )
+        self.peers = PeersPart(
+            ground,
+            key=self.identity,
+            links=self.connectivity.view,
+            items=self.policies.cache,
+            load_items=self.policies.cache.load,
+            time=self.clock.time,
+            issuers=self.policies.issuers,
+        )
+        self.connectivity.view.on_change(self.peers.links_changed)
         self.leases = LeasePart(
             ground,
             time=self.clock.time,
@@ -88,7 +104,15 @@ class Autonomy:
             AuditPart(ground, self.identity),
             self.policies,
             self.leases,
+            self.peers,
         )
+
+    def _agreement(self) -> tuple[int, int]:
+        return self.peers.agreement()
+
+    def _policies_changed(self) -> None:
+        self._ground.changed()
+        self.peers.items_changed()
 
     @property
     def services(self) -> dict[str, Run]:

@@ -22,11 +22,21 @@ Path = tuple[str, ...]
 DEFAULT = "default"
 _CURRENT = ("pricing", "current")
 _VERSIONS = ("pricing", "versions")
+
+
+def _check_peers(values: Mapping[str, Any]) -> Iterable[checks.Finding]:
+    from ambientd.config.peers import check_peers
+
+    return check_peers(values) if values else ()
+
+
 _SECTIONS = {
     "gateway": checks.check_gateway,
     "connectivity": checks.check_connectivity,
     "control_plane": checks.check_control_plane,
+    "peers": _check_peers,
 }
+
 _CHECKS = {"agents": checks.check_agent, "alerts": checks.check_notifier}
 
 # A file of a megabyte holds some hundred thousand unknown keys. Nobody reads so many lines; the rest is

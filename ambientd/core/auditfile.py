@@ -13,8 +13,9 @@ from ambientd.core.audit import BEGINNING, Break, Place, StoredRecord, Walk
 from ambientd.core.auditcheck import judge
 from ambientd.core.ed25519 import show_key
 from ambientd.core.identity import parse_rollover, vouched
+from ambientd.wire.audit_routes import SCHEMA_AUDIT_EXPORT
 
-FORMAT = "ambient.audit-export/1"
+FORMAT = SCHEMA_AUDIT_EXPORT
 LINE_MAX = 4 * 1024 * 1024
 _encoder = msgspec.json.Encoder()
 

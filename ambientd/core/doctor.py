@@ -16,10 +16,10 @@ from ambientd.core.statustext import Look
 from ambientd.core.text import age, age_of, number, pad, printable, size
 from ambientd.core.timefmt import parse_rfc3339
 from ambientd.wire import exits
-from ambientd.wire.autonomy_messages import ControlStatus, StateStatus
+from ambientd.wire.autonomy_messages import AuditStatus, ControlStatus, StateStatus
 from ambientd.wire.doctor_messages import CheckResult
 from ambientd.wire.enums import Connectivity, Health
-from ambientd.wire.messages import GatewayStatus, HeartbeatStatus, LedgerStatus, StatusDocument
+from ambientd.wire.messages import GatewayStatus, HeartbeatStatus, LedgerStatus, Problem, StatusDocument
 
 CHECKS = {
     "config.valid": "config",
@@ -27,6 +27,8 @@ CHECKS = {
     "daemon.answers": "daemon",
     "clock.sane": "clock",
     "database.whole": "database",
+    "identity.bound": "identity",
+    "audit.chain": "audit",
     "disk.free": "disk",
     "links.up": "links",
     "gateway.link": "gateway",
@@ -162,6 +164,26 @@ def judge_ledger(ledger: LedgerStatus) -> Finding:
     if ledger.degraded:
         return warn(f"{text}; {ledger.degraded}")
     return good(f"{text}, served by the daemon")
+
+
+def judge_identity(problems: Iterable[Problem]) -> Finding:
+    """The node's key, as the daemon that uses it says."""
+    return judge_key(next((one.text for one in problems if one.id == "identity.refused"), None))
+
+
+def judge_key(problem: str | None) -> Finding:
+    """The same by what speaks against the key."""
+    return good("the node's key is its own") if problem is None else fail(problem, "ambientctl identity")
+
+
+def judge_audit(audit: AuditStatus | None) -> Finding:
+    """The chain, as the daemon that looks after it says."""
+    if audit is None:
+        return skip("the daemon has not looked at the chain yet")
+    if audit.broken_at is not None:
+        return fail(f"broken at record {audit.broken_at}: {audit.reason}", "ambientctl audit verify")
+    text = f"{number(audit.records)} records, signed up to #{audit.checkpoint_seq} of #{audit.head_seq}"
+    return warn(f"{text}; {audit.reason}", "ambientctl identity") if audit.reason else good(text)
 
 
 def judge_gateway(gateway: GatewayStatus, now: datetime) -> Finding:

@@ -7,6 +7,8 @@ library accepted forgeries. It is loaded with the first use.
 import functools
 
 PREFIX = "ed25519:"
+# Peers and issuers of one fleet fit many times; without a bound a stranger's keys would fill the memory.
+_KEYS_REMEMBERED = 1024
 KEY_BYTES = 32
 SIGNATURE_BYTES = 64
 
@@ -27,7 +29,7 @@ def parse_key(text: str) -> bytes | None:
     return key if is_sound(key) else None
 
 
-@functools.cache
+@functools.lru_cache(maxsize=_KEYS_REMEMBERED)
 def is_sound(key: bytes) -> bool:
     """Whether a public key is a canonical point of the main subgroup (no small order)."""
     from nacl.bindings import crypto_core_ed25519_is_valid_point

@@ -27,13 +27,13 @@ from ambientd.ports.clock import Clock
 from ambientd.ports.identity import IdentityControl
 from ambientd.ports.store import Store, Transaction
 from ambientd.wire.audit_messages import (
-    STRETCH_MAX,
     AuditAcceptAnswer,
     AuditBreakView,
     AuditPage,
     AuditRecordView,
     AuditStretchView,
 )
+from ambientd.wire.audit_routes import STRETCH_MAX
 
 ACTOR = "node"
 NODE = "node"

@@ -27,6 +27,8 @@ from ambientd.host import facts
 from ambientd.host.config_files import LoadedConfig, load
 from ambientd.host.feedread import last_lines, open_for_reading
 from ambientd.host.gateway_credentials import KEY_FILE, LookingCredentials, is_wanted
+from ambientd.host.identity import FileIdentity
+from ambientd.host.secrets import ENV_CREDENTIALS
 from ambientd.net.ask import AskError, Told, ask
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import StoreError, UnavailableError
@@ -247,6 +249,34 @@ def _check_database(scene: Scene) -> Finding:
     return good(text)
 
 
+def _check_identity(scene: Scene) -> Finding:
+    if scene.status is not None:
+        return doctor.judge_identity(scene.status.problems)
+    config, path = scene.loaded.config, scene.state_dir / KEYS[1]
+    if config is None:
+        return skip("the configuration cannot be read")
+    try:
+        owner = path.lstat().st_uid
+    except FileNotFoundError:
+        owner = scene.uid
+        if not scene.environ.get(ENV_CREDENTIALS):
+            return skip("this node has no key yet; the daemon makes it when it starts")
+    except OSError as error:
+        return skip(f"{path}: {_words(error)}")
+    if owner not in (scene.uid, 0):  # a root that looks in does not own what is the daemon's user's
+        return skip(f"{path} is another user's, who may be asked")
+    host = facts.host_id(config.node.name, config.node.host_id).value
+    identity = FileIdentity(scene.state_dir, host_id=host, environ=scene.environ)
+    identity.load(create=False)
+    return doctor.judge_key(identity.problem)
+
+
+def _check_audit(scene: Scene) -> Finding:
+    if scene.status is not None:
+        return doctor.judge_audit(scene.status.audit)
+    return skip("no daemon to ask; ambientd audit verify looks without one")
+
+
 def _check_disk(scene: Scene) -> Finding:
     place = scene.state_dir
     while not place.exists() and place != place.parent:
@@ -405,6 +435,8 @@ ALL: Mapping[str, Callable[[Scene], Finding]] = {
     "daemon.answers": _check_daemon,
     "clock.sane": _check_clock,
     "database.whole": _check_database,
+    "identity.bound": _check_identity,
+    "audit.chain": _check_audit,
     "disk.free": _check_disk,
     "links.up": _check_links,
     "gateway.link": _check_gateway,

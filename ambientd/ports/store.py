@@ -13,6 +13,8 @@ from ambientd.core.alertrules import AlertRule, AlertScope
 from ambientd.core.alerts import AlertState
 from ambientd.core.analytics import DaySpan, KeptMatrix, MatrixFacts, MatrixQuery, Totals, UsageQuery
 from ambientd.core.ingest import StoredSession
+from ambientd.core.peerbook import PeerSeen, TrustedPeer
+from ambientd.core.peers.floors import Floors, SendLine, SignerFloor
 from ambientd.core.records import (
     AgedSessions,
     AuditLine,
@@ -316,6 +318,40 @@ class SettingsRepository(Protocol):
         """All values whose names begin so, by the rest of the name."""
 
 
+class PeerRepository(Protocol):
+    """LAN peers: whom the operator trusts, how far senders have counted, when peers were there."""
+
+    def trusted(self) -> list[TrustedPeer]:
+        """Keys that the operator trusted, oldest first."""
+
+    def trust(self, peer: TrustedPeer) -> None:
+        """Adds a key, or gives it another name; raises ValueError for what cannot be stored."""
+
+    def untrust(self, key: str) -> bool:
+        """Removes a key, and when it was seen; its floor stays. Whether it was there."""
+
+    def floors(self) -> Floors | None:
+        """What must not be taken again; None before `begin`."""
+
+    def raise_floor(self, signer: bytes, floor: SignerFloor) -> None:
+        """Writes a sender's floor; never below what is written already."""
+
+    def forget_floors(self, keys: Sequence[bytes]) -> None:
+        """Drops what is remembered of these senders."""
+
+    def own_line(self) -> SendLine | None:
+        """The line that this node counts on, from the first number never used; None before `begin`."""
+
+    def begin(self, line: SendLine, since: int) -> None:
+        """Writes the own line. `since` (ms since the epoch) counts the first time only."""
+
+    def seen(self) -> list[PeerSeen]:
+        """When peers were last there."""
+
+    def put_seen(self, peer: PeerSeen) -> None:
+        """Replaces what is known of a peer; a comparison is remembered until the next."""
+
+
 class MigrationRepository(Protocol):
     """The schema's own record."""
 
@@ -354,6 +390,8 @@ class Transaction(Protocol):
     def leases(self) -> LeaseRepository: ...
     @property
     def settings(self) -> SettingsRepository: ...
+    @property
+    def peers(self) -> PeerRepository: ...
     @property
     def migrations(self) -> MigrationRepository: ...
 

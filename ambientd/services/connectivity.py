@@ -15,6 +15,7 @@ from ambientd.core.connectivity import (
     Links,
     Probe,
     State,
+    judge,
     may,
     next_round,
     since,
@@ -31,9 +32,9 @@ from ambientd.wire.enums import Connectivity
 
 # Whoever asks for a round again and again gets one a second at most.
 GAP_SEC = 1.0
-# A round that took this much longer than all its questions may was stopped in the middle (SIGSTOP, a machine
-# that slept): its missing answers are our own doing, and it is asked anew.
-OVERSLEPT_SEC = 2.0
+# A question that took this much longer than it may was stopped in the middle (SIGSTOP, a machine that slept):
+# a missing answer is our own doing, and it is asked anew. Once: a machine may also always be so slow.
+OVERSLEPT_SEC = 0.5
 # Records wait here while the store is away; at the default hold a quarter of an hour of flapping.
 RECORDS_MAX = 64
 RECORD_PAUSE_SEC = 10.0
@@ -152,11 +153,13 @@ class ConnectivityService:
 
     async def run(self) -> None:
         """Probes until cancelled."""
+        again = False
         while True:
             wanted = self._wanted()
-            probe = await self._round(wanted)
+            probe, overslept = await self._round(wanted)
             now = trio.current_time()
-            if probe is None:
+            again = overslept and not again and judge(probe).state is not self._state.name
+            if again:
                 pause = GAP_SEC
             else:
                 self._take(probe, wanted, now)
@@ -166,18 +169,19 @@ class ConnectivityService:
             await self._bell.wait(self._due)
             await trio.sleep_until(min(self._due, now + GAP_SEC))
 
-    async def _round(self, wanted: Wanted) -> Probe | None:
-        """One round; None when it was stopped in the middle and says nothing."""
+    async def _round(self, wanted: Wanted) -> tuple[Probe, bool]:
+        """One round, and whether it was stopped in the middle."""
         began = trio.current_time()
         links = Links(error="the interfaces cannot be read in time")
         with trio.move_on_after(wanted.timeout):
             links = await self._links.read()
+        read = trio.current_time()
         if wanted.order or links.none:
             probe = Probe(links=links, order=wanted.order)
         else:
             probe = await self._ask(links, wanted)
-        overslept = trio.current_time() - began > 2 * wanted.timeout + OVERSLEPT_SEC
-        return None if overslept else probe
+        slowest = max(read - began, trio.current_time() - read)
+        return probe, slowest > wanted.timeout + OVERSLEPT_SEC
 
     async def _ask(self, links: Links, wanted: Wanted) -> Probe:
         targets: list[Answer] = []

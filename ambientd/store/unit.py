@@ -14,6 +14,7 @@ from ambientd.store.keys import Keys
 from ambientd.store.leases import SqliteLeases
 from ambientd.store.ledger import SqliteLedger
 from ambientd.store.migrate import applied_migrations
+from ambientd.store.peers import SqlitePeers
 from ambientd.store.performance import SqlitePerformance
 from ambientd.store.policies import SqlitePolicies
 from ambientd.store.retention import SqliteRetention
@@ -56,6 +57,7 @@ class SqliteTransaction:
         self.policies = SqlitePolicies(connection)
         self.leases = SqliteLeases(connection)
         self.settings = SqliteSettings(connection)
+        self.peers = SqlitePeers(connection)
         self.migrations = SqliteMigrations(connection)
         self._connection = connection
 

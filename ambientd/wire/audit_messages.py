@@ -4,20 +4,6 @@ from typing import Any
 
 import msgspec
 
-AUDIT = "/api/v1/node/audit"
-AUDIT_VERIFY = AUDIT + "/verify"
-AUDIT_EXPORT = AUDIT + "/export"
-AUDIT_ACCEPT = AUDIT + "/accept"
-
-SCHEMA_AUDIT = "ambient.audit/1"
-SCHEMA_AUDIT_VERIFY = "ambient.audit-verify/1"
-SCHEMA_AUDIT_EXPORT = "ambient.audit-export/1"
-SCHEMA_AUDIT_ACCEPT = "ambient.audit-accept/1"
-
-PAGE_MAX = 1_000
-# Records of one stretch of a verification: some tenths of a second of one thread.
-STRETCH_MAX = 20_000
-
 
 class AuditRecordView(msgspec.Struct):
     """One record of the chain."""

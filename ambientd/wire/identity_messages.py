@@ -2,12 +2,6 @@
 
 import msgspec
 
-IDENTITY = "/api/v1/node/identity"
-IDENTITY_KEEP = IDENTITY + "/keep"
-IDENTITY_RENEW = IDENTITY + "/renew"
-
-SCHEMA_IDENTITY = "ambient.identity/1"
-
 
 class RolloverView(msgspec.Struct):
     """A key that followed another. `statement` is what both have signed, to be shown to others."""

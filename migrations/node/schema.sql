@@ -199,6 +199,35 @@ CREATE TABLE node_settings (
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE peer_floors (
+    key TEXT NOT NULL PRIMARY KEY,
+    version INTEGER NOT NULL CHECK (version >= 0),
+    since_ms INTEGER NOT NULL CHECK (since_ms >= 0),
+    lines_json TEXT NOT NULL CHECK (json_valid(lines_json))
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE peer_seen (
+    key TEXT NOT NULL PRIMARY KEY,
+    name TEXT NOT NULL DEFAULT '',
+    address TEXT NOT NULL DEFAULT '',
+    seen_at TEXT,
+    synced_at TEXT
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE peer_self (
+    id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    since_ms INTEGER NOT NULL CHECK (since_ms >= 0),
+    line TEXT NOT NULL CHECK (line <> ''),
+    next_sequence INTEGER NOT NULL CHECK (next_sequence >= 1)
+) STRICT;
+
+CREATE TABLE peer_trust (
+    key TEXT NOT NULL PRIMARY KEY CHECK (key GLOB 'ed25519:*' AND length(key) = 72),
+    name TEXT NOT NULL DEFAULT '',
+    added_at TEXT NOT NULL,
+    added_by TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE policy_floors (
     policy_id TEXT NOT NULL,
     issuer BLOB NOT NULL CHECK (length(issuer) = 32),

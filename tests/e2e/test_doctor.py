@@ -18,6 +18,8 @@ IDS = [
     "daemon.answers",
     "clock.sane",
     "database.whole",
+    "identity.bound",
+    "audit.chain",
     "disk.free",
     "links.up",
     "gateway.link",
@@ -46,7 +48,7 @@ def with_gateway(gateway: FakeGatewayProcess, token: str | None = None) -> dict[
 
 def test_a_node_that_is_well_has_nothing_to_say(new_node: MakeNode) -> None:
     node = new_node()
-    node.wait_for(node.beats)
+    node.wait_for(lambda: node.beats() and node.status().get("audit"))
     code, checks = report(node)
     assert list(checks) == IDS
     told = {name: check["result"] for name, check in checks.items()}
