@@ -1,5 +1,7 @@
 """The audit chain in SQLite."""
 
+import hashlib
+import re
 from typing import Any
 
 import apsw
@@ -23,8 +25,9 @@ from ambientd.core.records import AuditEntry
 from ambientd.core.timefmt import rfc3339_ms
 from ambientd.store.faults import constraints, text
 
-_HEAD = "SELECT seq, hash FROM audit_records ORDER BY seq DESC LIMIT 1"
-_STATE = "SELECT acknowledged_seq, pruned_seq, pruned_hash FROM audit_state"
+_HASH = re.compile(rb"[0-9a-f]{64}")
+_HEAD = "SELECT seq, CAST(hash AS BLOB) FROM audit_records ORDER BY seq DESC LIMIT 1"
+_STATE = "SELECT acknowledged_seq, pruned_seq, CAST(pruned_hash AS BLOB) FROM audit_state"
 _INSERT = (
     "INSERT INTO audit_records (seq, kind, at, actor, subject, detail_json, prev_hash, hash)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -45,7 +48,10 @@ _CHECKPOINTS = (
     " WHERE seq > ? AND seq <= ? ORDER BY seq, checkpoint_key LIMIT ?"
 )
 _NEWEST = "SELECT seq, CAST(note AS BLOB) FROM audit_checkpoints ORDER BY checkpoint_key DESC LIMIT 1"
-_BREAKS = "SELECT seq, reason, found_at, note, accepted_at, accepted_by FROM audit_breaks"
+_BREAKS = (
+    "SELECT seq, CAST(reason AS BLOB), found_at, CAST(note AS BLOB), accepted_at, accepted_by"
+    " FROM audit_breaks"
+)
 _KNOWN = "SELECT 1 FROM audit_breaks WHERE note = ?1 OR (?1 IS NULL AND seq = ?2)"
 
 
@@ -95,12 +101,15 @@ class SqliteAudit:
     def head(self) -> Place:
         """The last record, else the anchor, else the beginning."""
         found = self._connection.execute(_HEAD).fetchone()
-        return self.state().pruned if found is None else Place(int(found[0]), str(found[1]))
+        return self.state().pruned if found is None else Place(int(found[0]), _followed(found[1] or b""))
 
     def state(self) -> ChainState:
         """How far it was acknowledged and pruned."""
-        acknowledged, seq, digest = self._connection.execute(_STATE).fetchone() or (0, *BEGINNING)
-        return ChainState(acknowledged, Place(seq, digest))
+        found = self._connection.execute(_STATE).fetchone()
+        if found is None:  # somebody has taken it away
+            return ChainState(0, BEGINNING)
+        acknowledged, seq, digest = found
+        return ChainState(acknowledged, Place(seq, _followed(digest or b"")))
 
     def hash_at(self, seq: int) -> str | None:
         """The hash of a record, or of the anchor."""
@@ -108,7 +117,7 @@ class SqliteAudit:
             "SELECT CAST(hash AS BLOB) FROM audit_records WHERE seq = ?", (seq,)
         ).get
         if found is not None:
-            return _readable(found)
+            return _followed(found)
         pruned = self.state().pruned
         return pruned.hash if pruned.seq == seq else None
 
@@ -241,7 +250,14 @@ class SqliteIdentity:
 
 def _breaks(rows: apsw.Cursor) -> list[KnownBreak]:
     return [
-        KnownBreak(seq=seq, reason=reason, found_at=found_at, note=note, accepted_at=at, accepted_by=by)
+        KnownBreak(
+            seq=seq,
+            reason=_plain(_readable(reason)),
+            found_at=found_at,
+            note=None if note is None else _readable(note),
+            accepted_at=at,
+            accepted_by=by,
+        )
         for seq, reason, found_at, note, at, by in rows
     ]
 
@@ -259,6 +275,12 @@ def _stored(row: Any) -> StoredRecord:
         prev_hash=_readable(prev_hash),
         hash=_readable(digest),
     )
+
+
+def _followed(raw: bytes) -> str:
+    """The hash that the next record follows on. Where somebody has left something else in its place the
+    chain goes on all the same, behind a break: the node must be able to record what is ordered."""
+    return raw.decode() if _HASH.fullmatch(raw) else hashlib.sha3_256(raw).hexdigest()
 
 
 def _readable(raw: bytes | None) -> str:
