@@ -8,6 +8,7 @@ what the links allow; revoked, used before, not yet valid, expired, clock; then 
 protocols, and room. What a stranger signed is not even parsed.
 """
 
+import functools
 from collections.abc import Collection
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
@@ -181,7 +182,10 @@ def build_item(seed: bytes, public: bytes, content: Content) -> SignedItem:
     raise ValueError("; ".join(f"{one.field} {one.message}" for one in parsed.details))
 
 
-_DECODERS: dict[Any, BodyDecoder[Any]] = {LEASE: BodyDecoder(Lease), REVOCATION: BodyDecoder(Revocation)}
+@functools.cache
+def _decoders() -> dict[str, BodyDecoder[Any]]:
+    """Made when the first item comes: most nodes never see one."""
+    return {LEASE: BodyDecoder(Lease), REVOCATION: BodyDecoder(Revocation)}
 
 
 def parse_body(body: bytes) -> Content | Problems:
@@ -192,7 +196,7 @@ def parse_body(body: bytes) -> Content | Problems:
     if fields is None:
         return _problem("body", "syntax", "is no canonical JSON object")
     kind = fields.get("kind")
-    decoder = _DECODERS.get(kind) if isinstance(kind, str) else None
+    decoder = _decoders().get(kind) if isinstance(kind, str) else None
     if decoder is None:
         return _problem("kind", "enum", f"must be {LEASE} or {REVOCATION}")
     missing = [name for name in ("kind", "v") if name not in fields]

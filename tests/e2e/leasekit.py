@@ -53,11 +53,12 @@ class Leased:
             }
         self.node.configure(
             {
+                "agents": {"sleeper": {"command": ["/bin/sleep", "1"]}},
                 "policy": {
                     "network": "fleet-1",
                     "issuers": [keys["policy"]],
                     "lease_issuers": [keys["lease"]],
-                }
+                },
             }
         )
         self.node.start()

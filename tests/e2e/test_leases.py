@@ -11,6 +11,7 @@ import pytest
 
 from tests.e2e.leasekit import ALLOWED, DAY, Leased, faketime
 from tests.e2e.linkskit import NO_UPSTREAM, OFFLINE, ONLINE, UNKNOWN
+from tests.e2e.sessionkit import spawn, wait_ended
 
 Make = Callable[..., Leased]
 needs_clock = pytest.mark.skipif(faketime() is None, reason="libfaketime is not installed")
@@ -221,3 +222,36 @@ def test_a_process_that_stood_still_ends_what_is_over_when_it_goes_on(make: Make
     assert found.code(lease_id="brief") in ("duration", "lease_ended")
     found.node.wait_for(lambda: found.lease("brief").get("end_reason") == "duration")
     assert found.node.status()["heartbeat"]["cycles"] - beats < 25
+
+
+@needs_clock
+def test_jumps_in_mid_run_change_no_interval_and_make_nothing_negative(make: Make) -> None:
+    """+1 d, -1 d, +10 y and 1970 while a session runs: the beat keeps its pace, the record stays sound."""
+    found = make(clock=True)
+    node = found.node
+    jumps = (DAY, -DAY, 3650 * DAY, 0)
+    for seconds in jumps:
+        session = spawn(node, "sleeper")
+        found.shift(seconds)
+        _keep_pace(found)
+        assert wait_ended(node, session)["status"] == "success"
+    session = spawn(node, "sleeper")
+    found.set_clock("1970-01-01 00:00:10")
+    _keep_pace(found)
+    wait_ended(node, session)
+    path = f"file:{node.state}/ambient.db?mode=ro"
+    with closing(sqlite3.connect(path, uri=True)) as link:
+        rows = link.execute("SELECT runtime_ms, started_at, ended_at FROM session_ledger").fetchall()
+    assert len(rows) == len(jumps) + 1
+    assert all(0 <= runtime < 60_000 and started <= ended for runtime, started, ended in rows)
+    beats = [beat["heartbeat_seq"] for beat in node.beats()]
+    assert beats == sorted(set(beats))
+    assert node.is_alive()
+
+
+def _keep_pace(found: Leased) -> None:
+    """The interval is 100 ms: some beats come within seconds, and not a day's worth."""
+    before, began = found.node.status()["heartbeat"]["cycles"], time.monotonic()
+    found.node.pass_cycles(5)
+    passed = time.monotonic() - began
+    assert found.node.status()["heartbeat"]["cycles"] - before <= 20 + 15 * passed

@@ -10,13 +10,15 @@ from ambientd.core.lease import LIFE_MAX_MS, REASONS
 from ambientd.core.records import SessionChange
 from ambientd.core.rejection import Rejected
 from ambientd.core.timefmt import from_ms
+from ambientd.flows.audit import restored_entry
 from ambientd.flows.leases import FORGET_AFTER_MS, METERED_SEC, Activated, Ended, Revoked
 from ambientd.ports.errors import StoreFullError
+from ambientd.store.idle import append_audit
 from ambientd.wire.enums import Connectivity, SessionStatus
 from tests.fakes.trustedtime import START_MS, HandTime
 from tests.flows.leaserig import ALLOWED, LEASES, POLICIES, STRANGER, leased
 from tests.leasekit import DAY, HOUR, LeaseIssuer
-from tests.store.kit import ingest
+from tests.store.kit import StillClock, ingest
 
 MB = 1_000_000
 
@@ -458,6 +460,25 @@ async def test_a_lost_record_bars_what_was_issued_before(tmp_path: Path) -> None
     source.run(60_000)
     async with leased(path, source) as rig:
         assert await rig.activate(LEASES.lease()) == "record_lost"
+        assert await rig.activate(LEASES.lease("new", issued_at=source.wall_ms)) == "ok"
+
+
+async def test_a_backup_put_back_does_not_make_used_leases_new(tmp_path: Path) -> None:
+    source = HandTime()
+    path = tmp_path / "a.db"
+    async with leased(path, source) as rig:
+        assert await rig.code() == "allowed"
+    backup = path.read_bytes()
+    async with leased(path, source) as rig:
+        assert await rig.activate(LEASES.lease()) == "ok"
+    path.write_bytes(backup)
+    source.run(60_000)
+    entry = restored_entry(at=from_ms(source.wall_ms), actor="uid:0", made_at="", records=0, former=None)
+    append_audit(path, entry, StillClock())
+    for _ in range(2):
+        async with leased(path, source) as rig:
+            assert await rig.activate(LEASES.lease()) == "record_lost"
+    async with leased(path, source) as rig:
         assert await rig.activate(LEASES.lease("new", issued_at=source.wall_ms)) == "ok"
 
 
