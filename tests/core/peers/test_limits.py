@@ -128,7 +128,7 @@ def test_more_ids_than_a_node_may_hold_end_the_link() -> None:
     one = liar()
     held = [number.to_bytes(4) + bytes(24) + at.to_bytes(4) for number in range(300) for at in range(1024)]
     one.victim.have.replace(held)
-    (compare,) = one.say(Digest(seed_of("root"), 5, gives=True, asks=False)).heard()
+    (compare,) = one.say(Digest(seed_of("root"), 10**6, gives=True, asks=False)).heard()
     assert isinstance(compare, Compare)
     request = compare.request
     for number in range(300):
