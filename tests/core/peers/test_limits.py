@@ -162,6 +162,13 @@ def test_the_same_item_twice_in_one_answer_ends_the_link() -> None:
     assert reason(one) is CloseReason.PROTOCOL
 
 
+def test_an_item_under_two_signatures_is_no_two_items() -> None:
+    one = liar()
+    one.push(item(1), SignedItem(item(1).body, ISSUER, bytes(64)))
+    assert reason(one) is CloseReason.PROTOCOL
+    assert one.victim.taken == []
+
+
 def test_a_request_before_the_last_was_answered_ends_the_link() -> None:
     one = liar()
     one.victim.put(item(1))
