@@ -14,6 +14,7 @@ from ambientd.api.router import Audited, Route
 from ambientd.app.audit_parts import AuditPart, build_identity
 from ambientd.app.clock_parts import ClockPart
 from ambientd.app.connectivity_parts import ConnectivityPart
+from ambientd.app.lease_parts import LeasePart
 from ambientd.config.schema import Config
 from ambientd.core.heartbeat import Beat
 from ambientd.flows.status import AutonomyStatus
@@ -29,7 +30,7 @@ Run = Callable[[], Awaitable[None]]
 class Ground(msgspec.Struct, frozen=True, kw_only=True):
     """What the parts stand on. `config` gives the configuration in force; `changed` tells that the status
     may look different; `offline`: the operator said so when starting. `beats` are the last ones of this
-    process, oldest first; `audit_head` hears of every audit record."""
+    process, oldest first. `audit_head` hears of every audit record."""
 
     config: Callable[[], Config]
     store: Store
@@ -90,11 +91,19 @@ class Autonomy:
             issuers=self.policies.issuers,
         )
         self.connectivity.view.on_change(self.peers.links_changed)
+        self.leases = LeasePart(
+            ground,
+            time=self.clock.time,
+            links=self.connectivity.view,
+            policies=self.policies.cache,
+            identity=self.identity,
+        )
         self._parts: tuple[Part, ...] = (
             self.connectivity,
             self.clock,
             AuditPart(ground, self.identity),
             self.policies,
+            self.leases,
             self.peers,
         )
 

@@ -9,7 +9,7 @@ from ambientd.main.start import Wishes, start
 _TEXT = """\
 Runs the node daemon in the foreground until TERM or INT; logs to standard error (JSON under systemd, for
 people on a terminal). HUP reads the configuration again and applies what can be applied: agents, sessions,
-spool, log. Sessions that run go on when the daemon stops; the next start finds them.
+spool, log, connectivity. Sessions that run go on when the daemon stops; the next start finds them.
 """
 
 _MORE = """\

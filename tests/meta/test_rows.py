@@ -34,7 +34,12 @@ def _gateway() -> set[str]:
     return rows | {"T32", "T33", "T34", "T36", "N4", "N5", "I8", "B2"}
 
 
-LISTS = {"ledger": _ledger(), "gateway": _gateway()}
+def _connectivity() -> set[str]:
+    """R1.52 is the table here and what peers may do, which comes with them."""
+    return {f"R1.{number}" for number in (47, 48, 49, 50, 51, 53, 56)} | {"N2", "N9"}
+
+
+LISTS = {"ledger": _ledger(), "gateway": _gateway(), "connectivity": _connectivity()}
 
 
 def ids_of(path: Path) -> set[str]:
