@@ -11,6 +11,7 @@ from ambientd.store.alerts import SqliteAlerts
 from ambientd.store.audit import SqliteAudit, SqliteIdentity
 from ambientd.store.ingest import SqliteIngest
 from ambientd.store.keys import Keys
+from ambientd.store.kind import DatabaseKind
 from ambientd.store.leases import SqliteLeases
 from ambientd.store.ledger import SqliteLedger
 from ambientd.store.migrate import applied_migrations
@@ -19,6 +20,7 @@ from ambientd.store.performance import SqlitePerformance
 from ambientd.store.policies import SqlitePolicies
 from ambientd.store.retention import SqliteRetention
 from ambientd.store.runs import SqliteRuns
+from ambientd.store.search import index_noted, register
 from ambientd.store.settings import SqliteSettings
 from ambientd.store.snapshot import copy_database
 from ambientd.store.tasks import SqliteTasks
@@ -64,3 +66,14 @@ class SqliteTransaction:
     def copy_to(self, target: Path, progress: Progress) -> SnapshotFacts:
         """Copies the database as this read transaction sees it to a new file; raises as `copy_database`."""
         return copy_database(self._connection, target, progress)
+
+
+NODE = DatabaseKind(
+    migrations="node",
+    prepare=register,
+    begin=SqliteTransaction,
+    undone=lambda unit: unit.keys.forget(),
+    finish=index_noted,
+    appended=lambda unit: unit.audit.appended,
+    audit_head=lambda connection: SqliteAudit(connection).head().seq,
+)

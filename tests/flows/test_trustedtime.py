@@ -48,7 +48,7 @@ async def test_a_clock_set_back_over_a_restart_makes_nothing_earlier(tmp_path: P
         assert not isinstance(answer, Rejected)
         assert answer.audit_id == 1
         assert to_ms(again.now()) == START_MS + DAY
-        (record,) = await store.read(lambda tx: tx.audit.records(0, 9))  # type: ignore[attr-defined]
+        (record,) = await store.read(lambda tx: tx.audit.records(0, 9))
         assert (record.kind, record.actor) == ("clock_accepted", "uid:0")
     async with opened(tmp_path / "a.db", run_sync=run_inline) as store:
         once_more = kept(source)
@@ -90,7 +90,7 @@ async def test_a_clock_that_was_never_set_cannot_be_accepted(tmp_path: Path) -> 
         answer = await time.accept(store, "uid:0")
         assert isinstance(answer, Rejected)
         assert answer.code == "CLOCK_IMPOSSIBLE"
-        assert await store.read(lambda tx: tx.audit.records(0, 9)) == []  # type: ignore[attr-defined]
+        assert await store.read(lambda tx: tx.audit.records(0, 9)) == []
 
 
 async def test_what_cannot_be_recorded_is_not_accepted(tmp_path: Path) -> None:
