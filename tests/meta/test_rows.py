@@ -39,10 +39,17 @@ def _connectivity() -> set[str]:
     return {f"R1.{number}" for number in (47, 48, 49, 50, 51, 53, 56)} | {"N2", "N9"}
 
 
+def _peers() -> set[str]:
+    """R1.58, R1.59 and R1.66 are held in the cores of snapshots and of the audit."""
+    rows = {f"R1.{number}" for number in (52, 57, 60, 61, 62, 63, 64, 65, 67)}
+    return rows | {"N1", "N3", "P12", "P13", "P14"}
+
+
 LISTS = {
     "ledger": _ledger(),
     "gateway": _gateway(),
     "connectivity": _connectivity(),
+    "peers": _peers(),
     "leases": {"T3", "T5"},
 }
 
