@@ -29,6 +29,7 @@ VERBS = {
     "migrate": ("migrate", "The ledger's schema."),
     "usage": ("usage", "Runs, tokens, time and cost of sessions."),
     "performance": ("usage", "Which model does well."),
+    "delta-v": ("delta_v", "The efficiency metric Δv, its inputs and parameters."),
     "alerts": ("alerts", "What a person should look at; the rules behind it."),
     "retention": ("retention", "Removes what is older than it is kept for."),
     "ledger": ("ledger", "Ingest, import, verify, new prices."),

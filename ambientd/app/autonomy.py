@@ -3,7 +3,7 @@
 Each part is built in a module of its own (`app/<subject>_parts.py`) and loaded only where it is wanted.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -51,12 +51,21 @@ class Part(Protocol):
         """What it says of itself, from memory."""
 
 
+def _parts(ground: Ground) -> Iterator[Part]:
+    """Those that are wanted; what is not is not loaded."""
+    config = ground.config()
+    if config.delta_v.enabled:
+        from ambientd.app.delta_v_parts import DeltaVPart
+
+        yield DeltaVPart(ground)
+
+
 class Autonomy:
     """All parts of this node."""
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
-        self._parts: tuple[Part, ...] = ()
+        self._parts = tuple(_parts(ground))
 
     @property
     def services(self) -> dict[str, Run]:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 import msgspec
 
+from ambientd.core.delta_v_words import delta_v_line
 from ambientd.core.gatewaytext import gateway_line
 from ambientd.core.text import age, age_of, cut, number, pad, printable, size, width_of
 from ambientd.core.timefmt import parse_rfc3339
@@ -96,6 +97,9 @@ def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
     busy = counts.running + counts.queued
     rows.append(("sessions", "run" if busy else "off", f"{counts.running} running, {counts.queued} queued"))
     rows.append(("inbox", *_intake(document)))
+    if document.delta_v is not None:
+        name = "dv" if look.ascii_only else "Δv"
+        rows.append((name, "", delta_v_line(document.delta_v, ascii_only=look.ascii_only)))
     if document.alerts is not None:
         rows.append(("alerts", *_alerts(document.alerts)))
     for row in rows:

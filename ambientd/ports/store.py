@@ -33,6 +33,7 @@ from ambientd.core.records import (
     TaskOutcome,
     UsageRecord,
 )
+from ambientd.ports.delta_v import DeltaVRepository
 from ambientd.wire.enums import AlertMetric
 
 T = TypeVar("T")
@@ -343,6 +344,8 @@ class Transaction(Protocol):
     def alerts(self) -> AlertRepository: ...
     @property
     def settings(self) -> SettingsRepository: ...
+    @property
+    def delta_v(self) -> DeltaVRepository: ...
     @property
     def migrations(self) -> MigrationRepository: ...
 

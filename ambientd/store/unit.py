@@ -8,6 +8,7 @@ import apsw
 from ambientd.ports.backup import Progress, SnapshotFacts
 from ambientd.store.alerts import SqliteAlerts
 from ambientd.store.audit import SqliteAudit
+from ambientd.store.delta_v import SqliteDeltaV
 from ambientd.store.ingest import SqliteIngest
 from ambientd.store.keys import Keys
 from ambientd.store.ledger import SqliteLedger
@@ -49,6 +50,7 @@ class SqliteTransaction:
         self.retention = SqliteRetention(connection)
         self.alerts = SqliteAlerts(connection)
         self.settings = SqliteSettings(connection)
+        self.delta_v = SqliteDeltaV(connection, self.keys)
         self.migrations = SqliteMigrations(connection)
         self._connection = connection
 

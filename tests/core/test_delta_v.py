@@ -62,9 +62,9 @@ def summed(*samples: Sample, formula: Formula = DEFAULT) -> Total:
 # --- the vectors
 
 # The clamp at ±700 is required (R1.38), so `formula_clamped` is what holds, also where a single exponent
-# without a clamp would overflow. Where the outer factor is below every float the exact value comes out, not the 0 of
-# floating point. Parameters with which the formula means nothing are refused, and samples that are no numbers
-# are left out and counted (R1.42), where the original took NaN for 0 or was spoilt by it for good.
+# without a clamp would overflow. Where the outer factor is below every float the exact value comes out, not
+# the 0 of floating point. Parameters with which the formula means nothing are refused, and samples that are
+# no numbers are left out and counted (R1.42), where the original took NaN for 0 or was spoilt by it for good.
 BAD_PARAMETERS = {"negative_alpha_inf", "negative_alpha_no_samples_nan"}
 LEFT_OUT = {"nan_p": 1, "nan_workload_poison": 1}
 CORRECTED = {"negative_p_and_dt": 2}
