@@ -58,6 +58,10 @@ def _parts(ground: Ground) -> Iterator[Part]:
         from ambientd.app.delta_v_parts import DeltaVPart
 
         yield DeltaVPart(ground)
+    else:
+        from ambientd.app.delta_v_off import DeltaVOff
+
+        yield DeltaVOff()
 
 
 class Autonomy:

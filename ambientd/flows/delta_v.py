@@ -7,7 +7,16 @@ from math import fsum, isfinite
 import msgspec
 
 from ambientd.core.delta_v import rate_per_hour
-from ambientd.core.delta_v_account import Account, SessionSum, Slice, Span, Step, add_sample, merge
+from ambientd.core.delta_v_account import (
+    Account,
+    SessionSum,
+    Slice,
+    Span,
+    Step,
+    add_sample,
+    merge,
+    open_account,
+)
 from ambientd.core.delta_v_inputs import UNIT, Inputs, Present, Reading, build_inputs, share_power
 from ambientd.core.delta_v_words import input_views, parameter_views
 from ambientd.core.rejection import Rejected
@@ -15,7 +24,6 @@ from ambientd.core.timefmt import from_ms, parse_rfc3339, rfc3339_ms, to_ms
 from ambientd.flows.sessions import resolve
 from ambientd.ports.clock import Clock
 from ambientd.ports.delta_v import DeltaVView
-from ambientd.ports.errors import StoreError
 from ambientd.ports.store import Store, Transaction
 from ambientd.wire.delta_v_messages import (
     DeltaVAnswer,
@@ -80,43 +88,45 @@ def take_sample(
 # --- the answer
 
 
+class _Found(msgspec.Struct, frozen=True):
+    account: Account
+    pieces: list[Slice]
+    sums: list[SessionSum]
+
+
 async def answer(
     view: DeltaVView, query: Mapping[str, str], *, store: Store, clock: Clock
 ) -> DeltaVAnswer | Rejected:
-    """How Δv stands, over a window and in total. Raises StoreError while the account is not read yet."""
+    """How Δv stands, over a window and in total. Raises what the store raises."""
     now = clock.now()
     since = _since(query.get("since"), now)
     if isinstance(since, Rejected):
         return since
-    account = view.account
-    if account is None:
-        raise StoreError("the account of Δv has not been read yet")
     step = next(
         (step for step in _STEPS_SEC if (now - since).total_seconds() <= step * POINTS_MAX), _STEPS_SEC[-1]
     )
-    asked = Span(
-        since_ms=to_ms(since),
-        until_ms=to_ms(now + _CLOCK_SLACK),
-        width_ms=step * 1000,
-        generation=account.generation,
-        limit=POINTS_MAX + 2,
-    )
     fragment = query.get("session")
 
-    def work(tx: Transaction) -> tuple[list[Slice], list[SessionSum]] | Rejected:
+    def work(tx: Transaction) -> _Found | Rejected:
+        # Before the first sample of this process the account is what was kept.
+        account = view.account or open_account(tx.delta_v.account(), view.basis, now)
+        asked = Span(
+            since_ms=to_ms(since),
+            until_ms=to_ms(now + _CLOCK_SLACK),
+            width_ms=step * 1000,
+            generation=account.generation,
+            limit=POINTS_MAX + 2,
+        )
         pieces = tx.delta_v.slices(asked)
         if fragment is None:
-            return pieces, tx.delta_v.largest(account.generation, SESSIONS_SHOWN)
+            return _Found(account, pieces, tx.delta_v.largest(account.generation, SESSIONS_SHOWN))
         row = resolve(tx, fragment)
-        return row if isinstance(row, Rejected) else (pieces, tx.delta_v.sums([row.session_id]))
+        return (
+            row if isinstance(row, Rejected) else _Found(account, pieces, tx.delta_v.sums([row.session_id]))
+        )
 
     found = await store.read(work)
-    if isinstance(found, Rejected):
-        return found
-    pieces, sums = found
-    return _build(
-        view, account, pieces, [_session(one, account) for one in sums], now=now, since=since, step=step
-    )
+    return found if isinstance(found, Rejected) else _build(view, found, now=now, since=since, step=step)
 
 
 def _since(text: str | None, now: datetime) -> datetime | Rejected:
@@ -130,17 +140,8 @@ def _since(text: str | None, now: datetime) -> datetime | Rejected:
         return Rejected("VALIDATION_ERROR", "Invalid query", (detail,))
 
 
-def _build(
-    view: DeltaVView,
-    account: Account,
-    pieces: Sequence[Slice],
-    sessions: list[DeltaVSession],
-    *,
-    now: datetime,
-    since: datetime,
-    step: int,
-) -> DeltaVAnswer:
-    total = account.total
+def _build(view: DeltaVView, found: _Found, *, now: datetime, since: datetime, step: int) -> DeltaVAnswer:
+    account, pieces, total = found.account, found.pieces, found.account.total
     return DeltaVAnswer(
         generated_at=rfc3339_ms(now),
         status=total.status,
@@ -161,7 +162,7 @@ def _build(
         parameters=parameter_views(account.basis),
         step_sec=step,
         history=[_point(piece) for piece in pieces],
-        sessions=sessions,
+        sessions=[_session(one, account) for one in found.sums],
         reason=account.reason,
     )
 

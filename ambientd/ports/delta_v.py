@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Protocol
 
-from ambientd.core.delta_v_account import Account, SessionSum, Slice, Span
+from ambientd.core.delta_v_account import Account, Basis, SessionSum, Slice, Span
 from ambientd.core.delta_v_inputs import Inputs, Present
 
 
@@ -47,6 +47,10 @@ class DeltaVView(Protocol):
     @property
     def inputs(self) -> Inputs | None:
         """Those of the last sample; None before the first of this process."""
+
+    @property
+    def basis(self) -> Basis:
+        """What it counts by."""
 
     @property
     def interval(self) -> float:

@@ -55,7 +55,7 @@ class DeltaVService:
         self._store = store
         self._meters = meters
         self._clock = clock
-        self._basis = basis
+        self.basis = basis
         self._gateway = gateway
         self._changed = changed
         self._log = log
@@ -94,7 +94,7 @@ class DeltaVService:
         now = self._clock.now()
 
         def work(tx: Transaction) -> tuple[Account, list[Slice]]:
-            account = open_account(tx.delta_v.account(), self._basis, now)
+            account = open_account(tx.delta_v.account(), self.basis, now)
             asked = Span(
                 since_ms=to_ms(now) - WINDOW_SEC * 1000,
                 until_ms=to_ms(now),

@@ -29,6 +29,7 @@ VERBS = {
         "check-config",
         "doctor",
         "model",
+        "delta-v",
         "logs",
         "log-level",
         "reload",

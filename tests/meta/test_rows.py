@@ -34,7 +34,11 @@ def _gateway() -> set[str]:
     return rows | {"T32", "T33", "T34", "T36", "N4", "N5", "I8", "B2"}
 
 
-LISTS = {"ledger": _ledger(), "gateway": _gateway()}
+def _delta_v() -> set[str]:
+    return {f"R1.{number}" for number in range(35, 47)}
+
+
+LISTS = {"ledger": _ledger(), "gateway": _gateway(), "delta_v": _delta_v()}
 
 
 def ids_of(path: Path) -> set[str]:

@@ -309,11 +309,22 @@ async def test_a_store_that_cannot_be_read_at_first_is_waited_for(
         await trio.sleep(90)
         assert rig.service.account is None
         assert rig.service.status() is None
-        answer = await rig.ask(status=503)
-        assert answer["error"]["code"] == "NOT_READY"
+        assert (await rig.ask(status=503))["error"]["code"] == "STORAGE_FULL"
         rig.store.trouble = None
         await trio.sleep(120)
         assert rig.account.total.samples >= 1
+
+
+async def test_before_the_first_sample_the_answer_is_what_was_kept(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with rigged(tmp_path) as rig:
+        await trio.sleep(120)
+        await rig.stop()
+        fresh = rig.service = rig._make()
+        assert fresh.account is None
+        answer = await rig.ask()
+        assert (answer["samples"], answer["window"]["samples"], answer["inputs"]) == (2, 2, [])
 
 
 # --- sessions
