@@ -10,7 +10,7 @@ whatever the order and the sizes of the terms.
 """
 
 from collections.abc import Iterable
-from math import exp, isfinite
+from math import exp, frexp, isfinite
 from typing import NamedTuple
 
 import msgspec
@@ -30,11 +30,15 @@ _HALF_LN2 = _LN2 >> 1
 _CLAMP = EXPONENT_MAX << _BITS
 # Past this the outer factor makes 0 of every term: the others are below 2^4148 and e^1400.
 _OUTER_MAX = 8000 << _BITS
-_EXP_BITS = 53  # exp of what is left of an exponent is a whole number of 2^-53
-_EXP_SCALE = 2.0**_EXP_BITS
+# Mantissas as whole numbers. What `exp` gives for the rest of an exponent is a whole number of 2^-53 too.
+_FLOAT_BITS = 53
+_FLOAT_SCALE = 2.0**_FLOAT_BITS
 # The sum in units of 2^-1200, so that terms below the smallest float add up to what they are.
 _SUM_BITS = 1200
 _SUM_ONE = 1 << _SUM_BITS
+_LOAD_SHIFT, _VELOCITY_SHIFT = _BITS - 2 * _FLOAT_BITS, _BITS - _FLOAT_BITS
+_TERM_SHIFT = _SUM_BITS - _BITS - 2 * _FLOAT_BITS  # two mantissas over one, and exp
+_INERTIA_MIN_POWER = -52 + _FLOAT_BITS
 _SUM_MAX = int((2.0**53 - 1) * 2.0**971) << _SUM_BITS  # the largest float
 
 
@@ -102,7 +106,10 @@ class Total(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Formula:
-    """Parameters made ready. Raises ValueError for those with which the formula means nothing."""
+    """Parameters made ready, each as a whole number and a power of two.
+
+    Raises ValueError for those with which the formula means nothing.
+    """
 
     __slots__ = ("alpha", "gain", "outer", "parameters", "slope")
 
@@ -111,39 +118,52 @@ class Formula:
         if problem is not None:
             raise ValueError(problem)
         self.parameters = parameters
-        self.alpha = an, ad = parameters.alpha.as_integer_ratio()
-        vn, vd = parameters.v0.as_integer_ratio()
-        self.slope = 2 * an * vn, ad * vd
-        self.outer = min((an * vn * vn << _BITS) // (ad * vd * vd), _OUTER_MAX)
-        isp, eta = parameters.isp.as_integer_ratio(), parameters.eta.as_integer_ratio()
-        self.gain = isp[0] * eta[0], isp[1] * eta[1]
+        self.alpha = an, ae = _whole(parameters.alpha)
+        vn, ve = _whole(parameters.v0)
+        self.slope = an * vn, ae + ve + 1
+        self.outer = min(_moved(an * vn * vn, ae + 2 * ve + _BITS), _OUTER_MAX)
+        (in_, ie), (en, ee) = _whole(parameters.isp), _whole(parameters.eta)
+        self.gain = in_ * en, ie + ee
+
+
+def _whole(value: float) -> tuple[int, int]:
+    """A finite float exactly, as a whole number and the power of two it is multiplied with."""
+    part, power = frexp(value)
+    return int(part * _FLOAT_SCALE), power - _FLOAT_BITS
+
+
+def _moved(number: int, power: int) -> int:
+    """A whole number times a power of two, cut downwards to a whole number."""
+    return number << power if power >= 0 else number >> -power
 
 
 def integrate(formula: Formula, total: Total, samples: Iterable[Sample]) -> Total:
     """The sum with further samples. One that cannot be added is counted and changes nothing else."""
-    (an, ad), (cn, cd), (gn, gd), outer = formula.alpha, formula.slope, formula.gain, formula.outer
+    (an, ae), (cn, ce), (gn, ge), outer = formula.alpha, formula.slope, formula.gain, formula.outer
     units, added, not_finite, overflowed = total.units, total.samples, total.not_finite, total.overflowed
     clamped, corrected = total.clamped, total.corrected
+    ae, ce, ge = ae + _LOAD_SHIFT, ce + _VELOCITY_SHIFT, ge + _TERM_SHIFT
     for power, load, velocity, inertia, dt in samples:
-        try:
-            pn, pd = power.as_integer_ratio()
-            wn, wd = load.as_integer_ratio()
-            vn, vd = velocity.as_integer_ratio()
-            mn, md = inertia.as_integer_ratio()
-            tn, td = dt.as_integer_ratio()
+        try:  # in line, for half of the time would go into calls
+            p, pe = frexp(power)
+            w, we = frexp(load)
+            v, ve = frexp(velocity)
+            m, me = frexp(inertia)
+            t, te = frexp(dt)
+            pn, wn, vn = int(p * _FLOAT_SCALE), int(w * _FLOAT_SCALE), int(v * _FLOAT_SCALE)
+            mn, tn = int(m * _FLOAT_SCALE), int(t * _FLOAT_SCALE)
         except (OverflowError, ValueError):  # infinite, or no number
             not_finite += 1
             continue
         if inertia < INERTIA_MIN:
-            mn, md = 1, 1 << 52
+            mn, me = 1, _INERTIA_MIN_POWER
             corrected += 1
         elif pn < 0 or tn < 0:
             corrected += 1
         if pn <= 0 or tn <= 0:
             added += 1
             continue
-        x = (an * wn * wn << _BITS) // (ad * wd * wd)
-        y = (cn * vn << _BITS) // (cd * vd)
+        x, y = _moved(an * wn * wn, ae + 2 * we), _moved(cn * vn, ce + ve)
         if x > _CLAMP or not -_CLAMP <= y <= _CLAMP:
             x, y = min(x, _CLAMP), max(-_CLAMP, min(y, _CLAMP))
             clamped += 1
@@ -151,8 +171,8 @@ def integrate(formula: Formula, total: Total, samples: Iterable[Sample]) -> Tota
         k = (x + _HALF_LN2) // _LN2
         x -= k * _LN2
         rest = float(x)
-        grown = int(exp(rest * _UNIT) * _EXP_SCALE) * (_ONE + x - int(rest))
-        step = _scaled(pn * tn * md * gn * grown, pd * td * mn * gd, k + _SUM_BITS - _EXP_BITS - _BITS)
+        grown = int(exp(rest * _UNIT) * _FLOAT_SCALE) * (_ONE + x - int(rest))
+        step = _moved(pn * tn * gn * grown // mn, pe + te - me + ge + k)
         if units + step > _SUM_MAX:
             overflowed += 1
             continue
@@ -166,11 +186,6 @@ def integrate(formula: Formula, total: Total, samples: Iterable[Sample]) -> Tota
         clamped=clamped,
         corrected=corrected,
     )
-
-
-def _scaled(over: int, under: int, shift: int) -> int:
-    """over / under · 2^shift, cut to a whole number."""
-    return (over << shift) // under if shift >= 0 else (over >> -shift) // under
 
 
 def difference(after: Total, before: Total) -> float:
