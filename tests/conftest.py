@@ -1,19 +1,35 @@
 """Every `async def` test runs under trio; asking for `autojump_clock` gives it virtual time."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
 import trio.testing
+
+if TYPE_CHECKING:
+    from tests.pgkit import PgServer
 
 
 @pytest.fixture
 def autojump_clock() -> trio.testing.MockClock:
     """A clock that jumps ahead whenever every task waits."""
     return trio.testing.MockClock(autojump_threshold=0)
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> "Iterator[PgServer]":
+    """The one PostgreSQL server of this run; tests that want it skip where it cannot be run."""
+    from tests.pgkit import NoServerError, started
+
+    try:
+        server = started()
+    except NoServerError as error:
+        pytest.skip(f"without PostgreSQL: {error}")
+    yield server
+    server.remove()
 
 
 @pytest.hookimpl(tryfirst=True)

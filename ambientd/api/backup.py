@@ -1,6 +1,6 @@
 """`/api/v1/node/backup`: a consistent copy of this node, made while it works and fetched in pieces."""
 
-from ambientd.api.router import Access, Answer, QueryParameter, Route, actor_of
+from ambientd.api.router import Access, Answer, Audited, QueryParameter, Route, actor_of
 from ambientd.core.rejection import Rejected
 from ambientd.ports.backup import BackupControl
 from ambientd.ports.http import Request, Response
@@ -12,11 +12,23 @@ _OFFSET = QueryParameter(
 )
 
 
-def backup_routes(control: BackupControl) -> tuple[Route, ...]:
+def backup_routes(control: BackupControl, audited: Audited) -> tuple[Route, ...]:
     """Orders, progress and content; all of them for those who may write, since a backup holds everything."""
 
     async def order(request: Request, body: BackupRequest) -> Answer:
-        return control.order(with_identity=body.with_identity, actor=actor_of(request.caller))
+        actor, pid = actor_of(request.caller), request.caller.pid
+        answer = control.order(with_identity=body.with_identity, actor=actor)
+        if isinstance(answer, Rejected):
+            audited(action="backup", actor=actor, pid=pid, refused=answer.code)
+        else:
+            audited(
+                action="backup",
+                actor=actor,
+                pid=pid,
+                backup=answer.backup_id,
+                with_identity=body.with_identity,
+            )
+        return answer
 
     async def view(request: Request) -> Answer:
         return control.view(request.params["backupId"])
@@ -34,6 +46,7 @@ def backup_routes(control: BackupControl) -> tuple[Route, ...]:
             handler=order,
             summary="Begins a backup of the database and the configuration.",
             access=Access.WRITE,
+            action="backup",
             body=BackupRequest,
             answers={200: BackupView},
         ),

@@ -3,7 +3,14 @@
 from collections.abc import Iterable
 
 from ambientd.core.envelope import encode_error
-from ambientd.ports.errors import Rejected, StoreBusyError, StoreError, StoreFullError, UnavailableError
+from ambientd.ports.errors import (
+    IdentityError,
+    Rejected,
+    StoreBusyError,
+    StoreError,
+    StoreFullError,
+    UnavailableError,
+)
 from ambientd.ports.http import Response
 from ambientd.wire.errors import ERRORS
 from ambientd.wire.messages import ErrorDetail
@@ -38,6 +45,8 @@ def rejection_of(error: Exception) -> Rejected:
             return Rejected(error.code if error.code in ERRORS else "NOT_READY", str(error))
         case StoreFullError():
             return Rejected("STORAGE_FULL", str(error) or ERRORS["STORAGE_FULL"].sentence)
+        case IdentityError():
+            return Rejected("IDENTITY_REFUSED", str(error))
         case StoreBusyError():
             return Rejected("STORAGE_UNAVAILABLE", str(error) or ERRORS["STORAGE_UNAVAILABLE"].sentence)
         case _:

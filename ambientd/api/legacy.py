@@ -1,6 +1,7 @@
 """The JSON store of the earlier generation: import, verification, and the drift diagnostic."""
 
-from ambientd.api.router import Access, Answer, QueryParameter, Route, actor_of
+from ambientd.api.router import Access, Answer, Audited, QueryParameter, Route, actor_of
+from ambientd.core.rejection import Rejected
 from ambientd.flows.legacy import Importing, import_batch, import_drift, verify_batch
 from ambientd.ports.http import Request
 from ambientd.wire.legacy_messages import (
@@ -8,6 +9,7 @@ from ambientd.wire.legacy_messages import (
     LegacyComparison,
     LegacyImportAnswer,
     LegacyImportRequest,
+    LegacyOutcome,
     LegacyVerifyRequest,
 )
 from ambientd.wire.routes import IMPORT_DRIFT, LEGACY_IMPORT, LEGACY_VERIFY
@@ -24,11 +26,25 @@ _SAMPLE = QueryParameter(
 )
 
 
-def legacy_routes(importing: Importing) -> tuple[Route, ...]:
+def legacy_routes(importing: Importing, audited: Audited) -> tuple[Route, ...]:
     """Two routes that take records of a client's files, one that compares the configured files."""
 
     async def take(request: Request, body: LegacyImportRequest) -> Answer:
-        return await import_batch(importing, body, actor=actor_of(request.caller))
+        actor, pid = actor_of(request.caller), request.caller.pid
+        answer = await import_batch(importing, body, actor=actor)
+        if isinstance(answer, Rejected):
+            audited(action="ledger.import", actor=actor, pid=pid, refused=answer.code)
+        else:
+            written = sum(result.outcome is LegacyOutcome.WRITTEN for result in answer.results)
+            audited(
+                action="ledger.import",
+                actor=actor,
+                pid=pid,
+                records=len(body.records),
+                written=written,
+                dry_run=body.dry_run,
+            )
+        return answer
 
     async def verify(_request: Request, body: LegacyVerifyRequest) -> Answer:
         return await verify_batch(importing, body.records)
@@ -43,6 +59,7 @@ def legacy_routes(importing: Importing) -> tuple[Route, ...]:
             handler=take,
             summary="Imports records of the earlier JSON store, or tries to.",
             access=Access.WRITE,
+            action="ledger.import",
             body=LegacyImportRequest,
             answers={200: LegacyImportAnswer},
         ),

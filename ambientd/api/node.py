@@ -3,7 +3,7 @@
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from ambientd.api.errors import FAMILIES
-from ambientd.api.router import Access, Answer, QueryParameter, Route, actor_of
+from ambientd.api.router import Access, Answer, Audited, QueryParameter, Route, actor_of
 from ambientd.core.statustext import Look, render, render_short
 from ambientd.ports.errors import Rejected
 from ambientd.ports.http import Request, Response
@@ -105,15 +105,22 @@ async def _framed(board: StatusShots) -> AsyncIterator[bytes]:
 
 
 def upkeep_routes(
-    retention: RetentionControl, migrations: Callable[[], Awaitable[MigrationsView]]
+    retention: RetentionControl, migrations: Callable[[], Awaitable[MigrationsView]], audited: Audited
 ) -> tuple[Route, ...]:
     """Schema and retention of this node."""
 
     async def clean(request: Request, body: RetentionRequest) -> Answer:
         actor = actor_of(request.caller)
         if body.dry_run:
-            return await retention.preview(actor)
-        return await retention.start(body.plan_id, actor, wait=RETENTION_WAIT_SEC)
+            answer: RetentionAnswer | Rejected = await retention.preview(actor)
+        else:
+            answer = await retention.start(body.plan_id, actor, wait=RETENTION_WAIT_SEC)
+        told: dict[str, object] = {"action": "retention", "actor": actor, "pid": request.caller.pid}
+        if isinstance(answer, Rejected):
+            audited(**told, refused=answer.code)
+        else:
+            audited(**told, plan=answer.plan_id, dry_run=body.dry_run)
+        return answer
 
     async def latest(request: Request) -> Answer:
         found = await retention.latest(wait=int(request.query.get("wait", "0")))
@@ -129,6 +136,7 @@ def upkeep_routes(
             handler=clean,
             summary="Says what retention would remove, as a plan; or runs a plan, whoever waits for it.",
             access=Access.WRITE,
+            action="retention",
             body=RetentionRequest,
             answers={200: RetentionAnswer},
         ),

@@ -1,17 +1,31 @@
 """`POST /api/v1/node/recost`: new prices on old rows."""
 
-from ambientd.api.router import Access, Answer, Route, actor_of
+from ambientd.api.router import Access, Answer, Audited, Route, actor_of
+from ambientd.core.rejection import Rejected
 from ambientd.flows.recost import Recosting, recost
 from ambientd.ports.http import Request
 from ambientd.wire.recost_messages import RecostAnswer, RecostRequest
 from ambientd.wire.routes import RECOST
 
 
-def recost_routes(recosting: Recosting) -> tuple[Route, ...]:
+def recost_routes(recosting: Recosting, audited: Audited) -> tuple[Route, ...]:
     """One route; a call does a stretch of rows, the client goes on with `next`."""
 
     async def order(request: Request, body: RecostRequest) -> Answer:
-        return await recost(recosting, body, actor=actor_of(request.caller))
+        actor, pid = actor_of(request.caller), request.caller.pid
+        answer = await recost(recosting, body, actor=actor)
+        if isinstance(answer, Rejected):
+            audited(action="recost", actor=actor, pid=pid, refused=answer.code)
+        else:
+            audited(
+                action="recost",
+                actor=actor,
+                pid=pid,
+                version=answer.version,
+                changed=answer.changed,
+                dry_run=body.dry_run,
+            )
+        return answer
 
     return (
         Route(
@@ -20,6 +34,7 @@ def recost_routes(recosting: Recosting) -> tuple[Route, ...]:
             handler=order,
             summary="Costs estimated sessions anew with a price table, or says what would change.",
             access=Access.WRITE,
+            action="recost",
             body=RecostRequest,
             answers={200: RecostAnswer},
         ),

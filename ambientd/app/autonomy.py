@@ -3,7 +3,7 @@
 Each part is built in a module of its own (`app/<subject>_parts.py`) and loaded only where it is wanted.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
@@ -11,18 +11,26 @@ from typing import Protocol
 import msgspec
 
 from ambientd.api.router import Audited, Route
+from ambientd.app.audit_parts import AuditPart, build_identity
+from ambientd.app.clock_parts import ClockPart
+from ambientd.app.connectivity_parts import ConnectivityPart
+from ambientd.app.lease_parts import LeasePart
 from ambientd.config.schema import Config
+from ambientd.core.heartbeat import Beat
 from ambientd.flows.status import AutonomyStatus
 from ambientd.host.log import Logger
 from ambientd.ports.clock import Clock
+from ambientd.ports.feed import FeedSink
 from ambientd.ports.store import Store
+from ambientd.services.audit import AuditHead
 
 Run = Callable[[], Awaitable[None]]
 
 
 class Ground(msgspec.Struct, frozen=True, kw_only=True):
     """What the parts stand on. `config` gives the configuration in force; `changed` tells that the status
-    may look different; `offline`: the operator said so when starting."""
+    may look different; `offline`: the operator said so when starting. `beats` are the last ones of this
+    process, oldest first. `audit_head` hears of every audit record."""
 
     config: Callable[[], Config]
     store: Store
@@ -35,6 +43,11 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     changed: Callable[[], None]
     log: Logger
     offline: bool = False
+    started_at: datetime | None = None
+    run_id: str = ""
+    beats: Callable[[], Sequence[Beat]] = tuple
+    feed: FeedSink | None = None
+    audit_head: AuditHead = msgspec.field(default_factory=AuditHead)
 
 
 class Part(Protocol):
@@ -51,25 +64,67 @@ class Part(Protocol):
         """What it says of itself, from memory."""
 
 
-def _parts(ground: Ground) -> Iterator[Part]:
-    """Those that are wanted; what is not is not loaded."""
-    config = ground.config()
-    if config.delta_v.enabled:
+def _delta_v(ground: Ground) -> Part:
+    """Where it is not wanted, nothing of it is loaded but the answer that says so."""
+    if ground.config().delta_v.enabled:
         from ambientd.app.delta_v_parts import DeltaVPart
 
-        yield DeltaVPart(ground)
-    else:
-        from ambientd.app.delta_v_off import DeltaVOff
+        return DeltaVPart(ground)
+    from ambientd.app.delta_v_off import DeltaVOff
 
-        yield DeltaVOff()
+    return DeltaVOff()
 
 
 class Autonomy:
     """All parts of this node."""
 
     def __init__(self, ground: Ground) -> None:
+        from ambientd.app.peer_parts import PeersPart
+        from ambientd.app.policy_parts import PolicyPart
+
         self._ground = ground
-        self._parts = tuple(_parts(ground))
+        self.connectivity = ConnectivityPart(ground)
+        self.clock = ClockPart(ground)
+        self.identity = build_identity(ground)
+        self.policies = PolicyPart(
+            msgspec.structs.replace(ground, changed=self._policies_changed),
+            links=self.connectivity.view,
+            clock=self.clock.time,
+            agreement=self._agreement,
+        )
+        self.peers = PeersPart(
+            ground,
+            key=self.identity,
+            links=self.connectivity.view,
+            items=self.policies.cache,
+            load_items=self.policies.cache.load,
+            time=self.clock.time,
+            issuers=self.policies.issuers,
+        )
+        self.connectivity.view.on_change(self.peers.links_changed)
+        self.leases = LeasePart(
+            ground,
+            time=self.clock.time,
+            links=self.connectivity.view,
+            policies=self.policies.cache,
+            identity=self.identity,
+        )
+        self._parts: tuple[Part, ...] = (
+            self.connectivity,
+            self.clock,
+            AuditPart(ground, self.identity),
+            self.policies,
+            self.leases,
+            self.peers,
+            _delta_v(ground),
+        )
+
+    def _agreement(self) -> tuple[int, int]:
+        return self.peers.agreement()
+
+    def _policies_changed(self) -> None:
+        self._ground.changed()
+        self.peers.items_changed()
 
     @property
     def services(self) -> dict[str, Run]:
@@ -80,6 +135,10 @@ class Autonomy:
     def store_services(self) -> dict[str, Run]:
         """By name; started when the store is ready."""
         return {name: run for part in self._parts for name, run in part.store_services.items()}
+
+    def reloaded(self) -> None:
+        """There is a new configuration."""
+        self.connectivity.view.wake()
 
     def routes(self) -> tuple[Route, ...]:
         """The routes of all parts."""

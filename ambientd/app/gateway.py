@@ -12,6 +12,7 @@ from ambientd.config.schema import GatewayConfig
 from ambientd.core.gateway.hello import ADMIN, NEEDED_SCOPES, Client
 from ambientd.core.gateway_view.rows import OWN_NAME
 from ambientd.host.gateway_credentials import FileGatewayCredentials, is_wanted
+from ambientd.host.jitter import jitter
 from ambientd.net.gateway_ws import WebSocketDialer
 from ambientd.ports.clock import Clock
 from ambientd.ports.gateway import LinkDown, LinkState, LinkUp
@@ -55,7 +56,7 @@ def _link(
         credentials=credentials,
         client=client,
         clock=clock,
-        jitter=_jitter,
+        jitter=jitter,
         log=log,
         scopes=(*NEEDED_SCOPES, ADMIN) if config.allow_agent_model else NEEDED_SCOPES,
         call_timeout=config.call_timeout,
@@ -91,7 +92,3 @@ class _Quiet:
     def info(self, event: str, **facts: object) -> None: ...
     def warning(self, event: str, **facts: object) -> None: ...
     def error(self, event: str, **facts: object) -> None: ...
-
-
-def _jitter() -> float:
-    return int.from_bytes(os.urandom(4)) / 2**32

@@ -72,6 +72,7 @@ from ambientd.net.unix_socket import caller_of, group_id
 from ambientd.ports.errors import Rejected, StoreError, UnavailableError
 from ambientd.ports.http import Application
 from ambientd.services.aggregates import AggregatesService
+from ambientd.services.audit import AuditHead
 from ambientd.services.backup import BackupService
 from ambientd.services.bell import Bell
 from ambientd.services.changes import Changes
@@ -112,12 +113,14 @@ class Node:
         self.clock = SystemClock()
         self.host_id = facts.host_id(config.node.name, config.node.host_id)
         started_ms = facts.process_started_ms(to_ms(self.clock.now()))
+        self.audit_head = AuditHead()
         self.store = SqliteStore(
             outside.database,
             clock=self.clock,
             busy_timeout=config.ledger.busy_timeout,
             ballast=config.ledger.ballast,
             rested=give_memory_back,
+            audited=self.audit_head.moved,
         )
         self.feed = build_feed(
             config.heartbeat,
@@ -228,6 +231,7 @@ class Node:
                 take_picked_up=self.intake.take_picked_up,
                 active=lambda: self.sessions.live,
                 fed=outside.notifier.watchdog,
+                state=lambda: self.autonomy.connectivity.view.state.value,
             ),
             clock=self.clock,
         )
@@ -245,6 +249,11 @@ class Node:
                 changed=self.changes.tell,
                 log=self._log,
                 offline=outside.offline,
+                started_at=from_ms(started_ms),
+                run_id=build_run_id(started_ms, os.getpid()),
+                beats=lambda: self.dispatcher.recent,
+                feed=self.feed,
+                audit_head=self.audit_head,
             )
         )
         self.status = StatusSources(
@@ -390,8 +399,8 @@ class Node:
             *ledger_routes(ledger),
             *export_routes(ledger),
             *ingest_routes(self.ingest),
-            *upkeep_routes(self.retention, self._migrations),
-            *backup_routes(self.backup),
+            *upkeep_routes(self.retention, self._migrations, self._audited),
+            *backup_routes(self.backup, self._audited),
             *alert_routes(
                 Alerts(
                     alerting=self.alerts.alerting,
@@ -399,11 +408,12 @@ class Node:
                     audited=self._audited,
                 )
             ),
-            *legacy_routes(self._importing()),
+            *legacy_routes(self._importing(), self._audited),
             *analytics_routes(self.analytics),
             *self.autonomy.routes(),
             *recost_routes(
-                Recosting(store=self.store, clock=self.clock, pricing=lambda: self.live.current.pricing)
+                Recosting(store=self.store, clock=self.clock, pricing=lambda: self.live.current.pricing),
+                self._audited,
             ),
         )
         document = openapi_route(lambda: all_routes, version=__version__)
@@ -568,6 +578,7 @@ class Node:
             self._outside.log_control.level = self.live.current.log.level
             self._log.info("config.reloaded", applied=applied, needs_restart=restart)
             self.sessions.wake()
+            self.autonomy.reloaded()
             if self.gateway is not None:
                 self.gateway.retry()
             self.changes.tell_order()

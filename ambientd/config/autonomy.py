@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from ambientd.config.setting import DURATION, SIZE, setting
 
+_KEY = r"ed25519:[0-9a-f]{64}"
 _KEYS = "Public keys, each `ed25519:` and 64 hexadecimal digits"
 
 
@@ -66,10 +67,10 @@ class PolicyConfig:
         pattern=r"[A-Za-z0-9._-]{1,64}",
     )
     issuers: tuple[str, ...] = setting(
-        (), doc=f"{_KEYS}, whose policies are believed.", example='["ed25519:…"]'
+        (), doc=f"{_KEYS}, whose policies are believed.", pattern=_KEY, example='["ed25519:…"]'
     )
     lease_issuers: tuple[str, ...] = setting(
-        (), doc=f"{_KEYS}, whose session leases are believed.", example='["ed25519:…"]'
+        (), doc=f"{_KEYS}, whose session leases are believed.", pattern=_KEY, example='["ed25519:…"]'
     )
     max_items: int = setting(
         20_000, doc="Policies and tombstones kept; more are refused.", minimum=1, maximum=200_000

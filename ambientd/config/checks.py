@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from ambientd.config.gateway_address import BadAddress, parse_address
 from ambientd.config.problems import show_text
+from ambientd.config.upstream import TARGETS_MAX, parse_control_url, parse_target
 from ambientd.config.values import close_match
 
 PLACEHOLDERS = ("prompt", "model", "session_id")
@@ -82,6 +83,35 @@ def check_gateway(values: Mapping[str, Any]) -> list[Finding]:
             findings.append(Finding("url", f"cannot be used: it {address.reason}", expected=address.reason))
     if token_file is not None and not token_file.startswith("/"):
         findings.append(Finding("token_file", "must be an absolute path", expected="an absolute path"))
+    return findings
+
+
+def check_connectivity(values: Mapping[str, Any]) -> list[Finding]:
+    """Findings about the given settings of what is probed, as `check_agent`."""
+    targets = values.get("targets") or ()
+    expected = 'host:port ("1.1.1.1:443", "[2606:4700:4700::1111]:443")'
+    findings = []
+    for target in targets:
+        if parse_target(target) is None:
+            shown = show_text(target)
+            findings.append(
+                Finding("targets", f"has {shown}, but must be {expected}", value=shown, expected=expected)
+            )
+    if len(targets) > TARGETS_MAX:
+        most = f"at most {TARGETS_MAX} targets"
+        findings.append(Finding("targets", f"has {len(targets)}, but must be {most}", expected=most))
+    return findings
+
+
+def check_control_plane(values: Mapping[str, Any]) -> list[Finding]:
+    """Findings about the control plane's given settings, as `check_agent`. The address is not repeated: it
+    may hold a password."""
+    findings = []
+    url, ca_file = values.get("url"), values.get("ca_file")
+    if url is not None and isinstance(reason := parse_control_url(url), str):
+        findings.append(Finding("url", f"cannot be used: it {reason}", expected=reason))
+    if ca_file is not None and not ca_file.startswith("/"):
+        findings.append(Finding("ca_file", "must be an absolute path", expected="an absolute path"))
     return findings
 
 

@@ -22,7 +22,21 @@ Path = tuple[str, ...]
 DEFAULT = "default"
 _CURRENT = ("pricing", "current")
 _VERSIONS = ("pricing", "versions")
-_GATEWAY = ("gateway",)
+
+
+def _check_peers(values: Mapping[str, Any]) -> Iterable[checks.Finding]:
+    from ambientd.config.peers import check_peers
+
+    return check_peers(values) if values else ()
+
+
+_SECTIONS = {
+    "gateway": checks.check_gateway,
+    "connectivity": checks.check_connectivity,
+    "control_plane": checks.check_control_plane,
+    "peers": _check_peers,
+}
+
 _CHECKS = {"agents": checks.check_agent, "alerts": checks.check_notifier}
 
 # A file of a megabyte holds some hundred thousand unknown keys. Nobody reads so many lines; the rest is
@@ -229,7 +243,8 @@ def _find_missing(reading: _Reading) -> None:
 
 def _cross_check(reading: _Reading) -> None:
     checked = [(member, _CHECKS[member[0]]) for member in reading.members]
-    for path, check in (*checked, (_GATEWAY, checks.check_gateway)):
+    sections = [((name,), check) for name, check in _SECTIONS.items()]
+    for path, check in (*checked, *sections):
         values = {
             here[-1]: given.value
             for here, given in reading.given.items()

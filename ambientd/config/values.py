@@ -182,7 +182,7 @@ def _choice(setting: Setting, raw: object) -> Any | Refused:
         return Refused(suggestion=show_text(match) if match else None)
 
 
-def _list(_setting: Setting, raw: object) -> tuple[str, ...] | Refused:
+def _list(setting: Setting, raw: object) -> tuple[str, ...] | Refused:
     if isinstance(raw, str):
         words = raw.split()
         simple = len(raw) <= LONGEST_COMPARED and words and not any(mark in raw for mark in "\"'\\$|;&<>`[")
@@ -194,6 +194,8 @@ def _list(_setting: Setting, raw: object) -> tuple[str, ...] | Refused:
             return Refused(f"a list of strings (element {number} is {show_value(item)})")
         if (fault := text_fault(item)) is not None:
             return Refused(f"{fault} in element {number}")
+        if setting.pattern is not None and re.fullmatch(setting.pattern, item) is None:
+            return Refused(f"a list of texts that match {setting.pattern} (element {number} does not)")
     return tuple(raw)
 
 

@@ -9,7 +9,11 @@ from typing import Any
 import msgspec
 
 DEPTH_MAX = 16
+UNREADABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What the decoders raise for foreign bytes."""
+
 _INT_LIMIT = 2**63
+_LENGTH_BYTES = 8
 
 
 def framed(*parts: bytes) -> bytes:
@@ -18,7 +22,23 @@ def framed(*parts: bytes) -> bytes:
     Framed, so that bytes moved between neighbouring parts change the whole; tagged, so that no message of
     another kind can pass for this one.
     """
-    return b"".join(len(part).to_bytes(8) + part for part in parts)
+    return b"".join(len(part).to_bytes(_LENGTH_BYTES) + part for part in parts)
+
+
+def unframed(raw: bytes, parts: int) -> tuple[bytes, ...] | None:
+    """What `framed` was given, when it was exactly so many parts; None for anything else.
+
+    Lengths are held against the bytes that are there before anything is copied.
+    """
+    found, at = [], 0
+    for _ in range(parts):
+        begin = at + _LENGTH_BYTES
+        end = begin + int.from_bytes(raw[at:begin])
+        if begin > len(raw) or end > len(raw):
+            return None
+        found.append(raw[begin:end])
+        at = end
+    return tuple(found) if at == len(raw) else None
 
 
 def canonical(value: Mapping[str, Any]) -> bytes:

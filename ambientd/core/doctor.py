@@ -8,6 +8,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
+from ambientd.core.connectivity import Answer, Links
+from ambientd.core.connectivitytext import control_line, links_text
 from ambientd.core.gatewaytext import OFF, REFUSED, gateway_line
 from ambientd.core.health import LATE_CYCLES
 from ambientd.core.power import MODEL, NOTHING_FOUND, Input
@@ -15,10 +17,10 @@ from ambientd.core.statustext import Look
 from ambientd.core.text import age, age_of, number, pad, printable, size
 from ambientd.core.timefmt import parse_rfc3339
 from ambientd.wire import exits
-from ambientd.wire.autonomy_messages import DeltaVStatus
+from ambientd.wire.autonomy_messages import AuditStatus, ControlStatus, DeltaVStatus, StateStatus
 from ambientd.wire.doctor_messages import CheckResult
-from ambientd.wire.enums import Health, MetricConfidence
-from ambientd.wire.messages import GatewayStatus, HeartbeatStatus, LedgerStatus, StatusDocument
+from ambientd.wire.enums import Connectivity, Health, MetricConfidence
+from ambientd.wire.messages import GatewayStatus, HeartbeatStatus, LedgerStatus, Problem, StatusDocument
 
 CHECKS = {
     "config.valid": "config",
@@ -26,7 +28,10 @@ CHECKS = {
     "daemon.answers": "daemon",
     "clock.sane": "clock",
     "database.whole": "database",
+    "identity.bound": "identity",
+    "audit.chain": "audit",
     "disk.free": "disk",
+    "links.up": "links",
     "gateway.link": "gateway",
     "control.link": "control",
     "peers.seen": "peers",
@@ -35,6 +40,7 @@ CHECKS = {
 }
 """Ids of all checks, in their order, with the names that people see."""
 
+NO_CONTROL_PLANE = "no control plane is configured"
 NO_GATEWAY = "no gateway is configured, and no token for one was found"
 # Below this a day's sessions may not fit; below the second one the next minutes' may not.
 DISK_LOW, DISK_OUT = 512 * 1024 * 1024, 32 * 1024 * 1024
@@ -161,6 +167,26 @@ def judge_ledger(ledger: LedgerStatus) -> Finding:
     return good(f"{text}, served by the daemon")
 
 
+def judge_identity(problems: Iterable[Problem]) -> Finding:
+    """The node's key, as the daemon that uses it says."""
+    return judge_key(next((one.text for one in problems if one.id == "identity.refused"), None))
+
+
+def judge_key(problem: str | None) -> Finding:
+    """The same by what speaks against the key."""
+    return good("the node's key is its own") if problem is None else fail(problem, "ambientctl identity")
+
+
+def judge_audit(audit: AuditStatus | None) -> Finding:
+    """The chain, as the daemon that looks after it says."""
+    if audit is None:
+        return skip("the daemon has not looked at the chain yet")
+    if audit.broken_at is not None:
+        return fail(f"broken at record {audit.broken_at}: {audit.reason}", "ambientctl audit verify")
+    text = f"{number(audit.records)} records, signed up to #{audit.checkpoint_seq} of #{audit.head_seq}"
+    return warn(f"{text}; {audit.reason}", "ambientctl identity") if audit.reason else good(text)
+
+
 def judge_gateway(gateway: GatewayStatus, now: datetime) -> Finding:
     """The link, as the daemon that keeps it says."""
     if gateway.phase == OFF:
@@ -177,6 +203,50 @@ def judge_gateway(gateway: GatewayStatus, now: datetime) -> Finding:
 def unreachable_remedy(url: str | None) -> str:
     """What to look at when nobody answers there."""
     return f"is the gateway running, and is gateway.url ({url}) where it listens? openclaw gateway status"
+
+
+def judge_links(links: Links, *, wanted: bool) -> Finding:
+    """The interfaces of this machine; `wanted`: something is configured that needs one."""
+    if links.error:
+        return warn(links.error)
+    if links.none:
+        if not wanted:
+            return skip(f"{links.none}, and nothing is configured that needs one")
+        return fail(links.none, "ip link; ip address")
+    text = f"up: {links_text(links)}"
+    if any(link.routed for link in links.usable):
+        return good(text)
+    if not wanted:
+        return good(f"{text}; no default route")
+    return warn(f"{text}; no default route", "ip route; ip -6 route")
+
+
+def judge_control(control: ControlStatus, state: StateStatus, now: datetime) -> Finding:
+    """The control plane, as the daemon that probes it says."""
+    if control.url is None:
+        return skip(NO_CONTROL_PLANE)
+    mark, text = control_line(control, state, now)
+    if mark == "off":
+        return skip(text)
+    if mark == "good":
+        return good(f"{text}, it says it is healthy")
+    if mark == "look":
+        return warn(text)
+    if state.name is Connectivity.NO_UPSTREAM:
+        return fail(text, "ambientctl doctor links")
+    return fail(text, control_remedy(control.url))
+
+
+def judge_answer(url: str, answer: Answer) -> Finding:
+    """The control plane, as one probe of ours found it."""
+    if answer.ok:
+        return good(f"{url} answers in {answer.latency_ms}ms, it says it is healthy")
+    return fail(f"{url}: {answer.reason}", control_remedy(url))
+
+
+def control_remedy(url: str) -> str:
+    """What to look at when no control plane answers there."""
+    return f"is control_plane.url ({url}) right, and does no firewall or log-in page stand before it?"
 
 
 def judge_beats(heartbeat: HeartbeatStatus, now: datetime) -> Finding | None:
@@ -197,10 +267,15 @@ def judge_beats(heartbeat: HeartbeatStatus, now: datetime) -> Finding | None:
 # --- verdicts over what was looked at
 
 
-def judge_clock(now: datetime, told: Iterable[tuple[str, datetime]], *, synchronised: bool) -> Finding:
-    """`told` are instants of the past, as this machine wrote them down, with who says so."""
+def judge_clock(
+    now: datetime, told: Iterable[tuple[str, datetime]], *, synchronised: bool, doubt: str | None = None
+) -> Finding:
+    """`told` are instants of the past, as this machine wrote them down, with who says so; `doubt` is why the
+    daemon does not believe its wall clock."""
     if now.year < CLOCK_BEGINS:
         return fail(f"the clock says {now.year}: it was never set", "timedatectl set-ntp true")
+    if doubt is not None:
+        return warn(doubt, "ambientctl clock")
     for who, at in told:
         if at - now > CLOCK_SLACK:
             ahead = age((at - now).total_seconds())

@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from ambientd.core.feedline import TOOL, utc_text
 
 HEARTBEAT_SCHEMA = "ambient_heartbeat_v1"
@@ -19,6 +21,16 @@ STATUSES = frozenset({"starting", "watching", "stopped"})
 
 _COUNT_LIMIT = 2**53
 _STATE_TEXT = re.compile(r"[A-Za-z0-9._:-]{1,64}")
+
+
+class Beat(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """One beat as it was made; `cycle_ms` is how long the cycle before it took."""
+
+    seq: int
+    at_ms: int
+    active_sessions: int
+    cycle_ms: int | None
+    state: str | None
 
 
 def build_run_id(started_ms: int, pid: int) -> str:

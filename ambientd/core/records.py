@@ -179,6 +179,16 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     detail: Mapping[str, Any] = {}
 
 
+class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
+    """A record of the audit chain for people, without its hashes."""
+
+    seq: int
+    at: datetime
+    actor: str
+    subject: str
+    detail: Mapping[str, Any]
+
+
 class TaskOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one spool task id; written once per id, so a task runs once (R2.81)."""
 

@@ -4,22 +4,30 @@ The issuer's signature stays with the item on every way, so it does not matter w
 """
 
 import hashlib
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from ambientd.core.canonical import framed
-from ambientd.core.ed25519 import sign, verify
+from ambientd.core.ed25519 import KEY_BYTES, SIGNATURE_BYTES, sign, verify
 
 DOMAIN = b"ambient-item-v1"
 BODY_MAX_BYTES = 16 * 1024
 
 
-class SignedItem(msgspec.Struct, frozen=True, array_like=True):
-    """A body (canonical JSON), the issuer's public key (32 bytes) and its signature (64 bytes)."""
+class SignedItem(
+    msgspec.Struct, frozen=True, order=True, array_like=True, forbid_unknown_fields=True, gc=False
+):
+    """A body (canonical JSON), the issuer's public key (32 bytes) and its signature (64 bytes).
 
-    body: bytes
-    issuer: bytes
-    signature: bytes
+    A decoder holds foreign bytes against these lengths; who builds an item is trusted with them. Ordered as
+    snapshots are; without references to others, so the collector need not look at thousands of them.
+    """
+
+    body: Annotated[bytes, Meta(min_length=1, max_length=BODY_MAX_BYTES)]
+    issuer: Annotated[bytes, Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
+    signature: Annotated[bytes, Meta(min_length=SIGNATURE_BYTES, max_length=SIGNATURE_BYTES)]
 
     @property
     def item_id(self) -> bytes:

@@ -6,11 +6,15 @@ from datetime import datetime
 
 import msgspec
 
+from ambientd.core.connectivitytext import control_line, state_words
 from ambientd.core.delta_v_words import delta_v_line
 from ambientd.core.gatewaytext import gateway_line
+from ambientd.core.leasetext import lease_line
+from ambientd.core.policytext import policy_line
 from ambientd.core.text import age, age_of, cut, number, pad, printable, size, width_of
 from ambientd.core.timefmt import parse_rfc3339
-from ambientd.wire.enums import AgentStatus, Health
+from ambientd.wire.autonomy_messages import AuditStatus
+from ambientd.wire.enums import AgentStatus, Connectivity, Health
 from ambientd.wire.messages import AgentView, AlertsStatus, Problem, StatusDocument
 
 NARROWEST = 40
@@ -26,6 +30,12 @@ _AGENT = {
     AgentStatus.RUNNING: "run",
     AgentStatus.DONE: "good",
     AgentStatus.IDLE: "off",
+}
+_STATE = {
+    Connectivity.ONLINE: "good",
+    Connectivity.OFFLINE: "look",
+    Connectivity.NO_UPSTREAM: "act",
+    Connectivity.UNKNOWN: "off",
 }
 
 
@@ -74,18 +84,39 @@ def _headline(document: StatusDocument, look: Look) -> str:
     node, mark = document.node, _HEALTH[document.health]
     sign = look.glyph("up" if document.health is Health.OK else mark)
     left = f"{printable(node.name)}  "
-    word = document.health.value
+    words = _words(document)
     right = f"ambientd {node.version} · up {age(node.uptime_sec)} · pid {node.pid}"
-    room = look.width - 2 - width_of(left) - len(word)
+    room = look.width - 2 - width_of(left) - sum(width_of(word) for word, _ in words)
     gap = " " * max(2, room - width_of(right))
-    return f"{sign} {look.plain(left)}{look.paint(word, mark)}" + look.plain(cut(gap + right, max(0, room)))
+    painted = "".join(
+        look.paint(look.plain(word), mark) if mark else look.plain(word) for word, mark in words
+    )
+    return f"{sign} {look.plain(left)}{painted}" + look.plain(cut(gap + right, max(0, room)))
+
+
+def _words(document: StatusDocument) -> list[tuple[str, str]]:
+    """Texts with their colours: the state of the links and how long, and the health when it is not well."""
+    health = (document.health.value, _HEALTH[document.health])
+    if document.state is None:
+        return [health]
+    state, passed = state_words(document.state, parse_rfc3339(document.generated_at))
+    mark = _STATE[document.state.name]
+    # Offline by choice, or with nothing to reach, is no reason for a look.
+    if mark != "good" and (document.state.offline or document.control is None or not document.control.url):
+        mark = "off"
+    words = [(state, mark), (f" · {passed}", "")]
+    return words if document.health is Health.OK else [*words, (", ", ""), health]
 
 
 def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
     host = document.node.host_id
     rows = [("host", "", f"{host[:11]}…{host[-4:]} ({document.node.host_id_source})"), None]
+    if document.control is not None:
+        rows.append(("control", *control_line(document.control, document.state, now)))
     rows.append(("gateway", *gateway_line(document.gateway, now)))
     rows.append(("pulse", *_pulse(document, now)))
+    if document.policy is not None:
+        rows.append(("policy", *policy_line(document.policy)))
     ledger = document.ledger
     if ledger.ready:
         count = f"{number(ledger.sessions)} session{'' if ledger.sessions == 1 else 's'}"
@@ -97,11 +128,15 @@ def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
     busy = counts.running + counts.queued
     rows.append(("sessions", "run" if busy else "off", f"{counts.running} running, {counts.queued} queued"))
     rows.append(("inbox", *_intake(document)))
+    if document.leases is not None:
+        rows.append(("leases", *lease_line(document.leases)))
     if document.delta_v is not None:
         name = "dv" if look.ascii_only else "Δv"
         rows.append((name, "", delta_v_line(document.delta_v, ascii_only=look.ascii_only)))
     if document.alerts is not None:
         rows.append(("alerts", *_alerts(document.alerts)))
+    if document.audit is not None and document.audit.reason:
+        rows.append(("audit", *_audit(document.audit)))
     for row in rows:
         if row is None:
             yield ""
@@ -155,6 +190,12 @@ def _alerts(counts: AlertsStatus) -> tuple[str, str]:
     ]
     mark = "act" if counts.critical else "look" if counts.warning else "good"
     return mark, ", ".join(found) or "none"
+
+
+def _audit(audit: AuditStatus) -> tuple[str, str]:
+    if audit.broken_at is None:
+        return "look", audit.reason or ""
+    return "act", f"broken at record {number(audit.broken_at)}: {audit.reason}"
 
 
 _HEADS = ("AGENT", "STATUS", "SINCE", "SESSION", "MODEL", "TASK")

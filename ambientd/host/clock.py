@@ -24,6 +24,11 @@ class SystemClock:
         return time.monotonic()
 
 
+def uptime() -> float:
+    """Seconds of CLOCK_BOOTTIME: never steps, and goes on while the machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 class UlidIds:
     """`ports.clock.Ids`. Ids of one object are unique and, within one millisecond, go up.
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ambientd.config.schema import GatewayConfig
+from ambientd.host.private_file import make_private, replace_private, sync_folder
 from ambientd.host.secrets import SecretError, find_secret, read_secret_file
 from ambientd.host.threads import RunSync, run_in_thread
 from ambientd.ports.errors import UnavailableError
@@ -27,7 +28,6 @@ FOLDER = "gateway_tokens"
 CREDENTIAL = "gateway.token"
 VARIABLES = ("OPENCLAW_AUTH_TOKEN", "HELICARRIER_GATEWAY_TOKEN")
 _SEED_SIZE = 32
-_PRIVATE = 0o600
 
 
 class FileDeviceKey:
@@ -54,7 +54,7 @@ def load_device_key(state_dir: Path, random_bytes: Callable[[int], bytes] = os.u
     path = state_dir / KEY_FILE
     if not os.path.lexists(path):
         try:
-            _make(path, random_bytes(_SEED_SIZE).hex())
+            make_private(path, random_bytes(_SEED_SIZE).hex())
         except OSError as error:
             raise CredentialsError(f"{path} cannot be written: {_words(error)}") from None
     try:
@@ -142,13 +142,12 @@ class FileGatewayCredentials:
     def _save(self, url: str, token: str) -> None:
         self._folder.mkdir(mode=0o700, exist_ok=True)
         path = self._path(url)
-        os.rename(_write_draft(path, token), path)
-        _sync_folder(self._folder)
+        replace_private(path, token)
 
     def _drop(self, url: str) -> None:
         with suppress(FileNotFoundError):
             os.unlink(self._path(url))
-            _sync_folder(self._folder)
+            sync_folder(self._folder)
 
     async def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -176,39 +175,6 @@ class LookingCredentials(FileGatewayCredentials):
 
     async def drop_device_token(self, url: str) -> None:
         """Does nothing."""
-
-
-def _make(path: Path, text: str) -> None:
-    """The whole file or none; one that another process made meanwhile stays."""
-    draft = _write_draft(path, text)
-    try:
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        os.unlink(draft)
-    _sync_folder(path.parent)
-
-
-def _write_draft(path: Path, text: str) -> Path:
-    draft = path.with_suffix(f".new{os.getpid()}")
-    with suppress(FileNotFoundError):
-        os.unlink(draft)
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, _PRIVATE)
-    try:
-        os.write(fd, text.encode() + b"\n")
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    return draft
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _words(error: OSError) -> str:

@@ -32,7 +32,10 @@ VERBS: Mapping[str, Verb] = {
     "doctor": Verb("ambientd.main.doctor", "run", "check everything a node needs, and say what helps"),
     "backup": Verb("ambientd.main.backup", "run_backup", "write database and configuration into one file"),
     "restore": Verb("ambientd.main.backup", "run_restore", "put a backup in place of the database"),
+    "audit": Verb("ambientd.main.audit", "run", "check an exported audit chain, or the node's own"),
     "feed": Verb("ambientd.main.verbs", "run_feed", "follow, validate or check the activity feed"),
+    "policy": Verb("ambientd.main.policy", "run", "make an issuer's key, sign egress policies"),
+    "lease": Verb("ambientd.main.lease", "run", "sign session leases, and take them back"),
     "host-id": Verb("ambientd.main.verbs", "run_host_id", "print the id this host is known by"),
 }
 

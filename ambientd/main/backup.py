@@ -13,15 +13,20 @@ import trio
 
 from ambientd import __version__
 from ambientd.core.backup import CONFIG_FOLDER, DATABASE, IDENTITY, Manifest
+from ambientd.core.checkpoint import parse_note
+from ambientd.flows.audit import restored_entry
 from ambientd.flows.backup import Backups, Image, make_backup
 from ambientd.host import statelock
 from ambientd.host.backup_file import BackupError, BackupReader, open_backup, write_whole
 from ambientd.host.backup_place import DiskBackupPlace
 from ambientd.host.backup_sources import configuration_members, identity_key
+from ambientd.host.checkpoint_file import NAME, read_checkpoint
 from ambientd.host.clock import SystemClock
 from ambientd.host.config_files import read_files
 from ambientd.main.config_print import complain, print_json
+from ambientd.main.progress import Progress
 from ambientd.ports.errors import StoreError, StoreFullError, UnavailableError
+from ambientd.store.idle import append_audit
 from ambientd.store.restore import newest_schema, put_in_place
 from ambientd.store.snapshot import IdleSnapshots, check_database, remove_database
 from ambientd.wire import exits, places
@@ -139,7 +144,7 @@ def _backup(options: argparse.Namespace) -> int:
     return _tell(options, "backup", image.manifest, size=image.size)
 
 
-async def _make(place: _Place, with_identity: bool, progress: "Progress") -> Image:
+async def _make(place: _Place, with_identity: bool, progress: Progress) -> Image:
     backups = Backups(
         snapshots=IdleSnapshots(place.database),
         place=DiskBackupPlace(place.state_dir),
@@ -168,7 +173,7 @@ def _restore(options: argparse.Namespace) -> int:
             return _put_back(options, place, reader, progress)
 
 
-def _put_back(options: argparse.Namespace, place: _Place, reader: BackupReader, progress: "Progress") -> int:
+def _put_back(options: argparse.Namespace, place: _Place, reader: BackupReader, progress: Progress) -> int:
     refused = _refusal(options, place, reader)
     if refused is not None:
         return refused
@@ -184,6 +189,7 @@ def _put_back(options: argparse.Namespace, place: _Place, reader: BackupReader, 
             _unpack_configuration(reader, options.config_to)
         if options.with_identity and reader.manifest.member(IDENTITY) is not None:
             _put_identity(reader, place.state_dir / IDENTITY)
+        _record(new, reader.manifest, place)
         kept = put_in_place(new, place.database, _CLOCK.now())
     finally:
         remove_database(new)
@@ -218,6 +224,20 @@ def _ask(database: Path, manifest: Manifest) -> int | None:
         return None
     complain("Nothing was changed.")
     return exits.FAILED
+
+
+def _record(new: Path, manifest: Manifest, place: _Place) -> None:
+    """The older chain says that it was put back, and which head it takes the place of: the checkpoint of that
+    one stays where it is until the daemon has read this, so a crash on the way is told as a break."""
+    signed = parse_note(read_checkpoint(place.state_dir / NAME) or "")
+    entry = restored_entry(
+        at=_CLOCK.now(),
+        actor=f"uid:{os.getuid()}",
+        made_at=manifest.made_at,
+        records=manifest.counts.get("audit_records", 0),
+        former=None if signed is None else signed.checkpoint,
+    )
+    append_audit(new, entry, _CLOCK)
 
 
 def _unpack_configuration(reader: BackupReader, folder: str) -> None:
@@ -256,33 +276,3 @@ def _tell(options: argparse.Namespace, name: str, manifest: Manifest, **more: An
     if more.get("kept"):
         print(f"The old database is kept as {more['kept']}")
     return exits.DONE
-
-
-class Progress:
-    """Says on standard error how far long work is: past a second on a terminal, else every ten seconds."""
-
-    def __init__(self) -> None:
-        self._began = _CLOCK.monotonic()
-        self._terminal = sys.stderr.isatty()
-        self._next = self._began + (1.0 if self._terminal else 10.0)
-        self._shown = False
-
-    def __call__(self, stage: str, done: int, total: int) -> None:
-        """Called often, from any thread."""
-        now = _CLOCK.monotonic()
-        if now < self._next:
-            return
-        self._next = now + (0.2 if self._terminal else 10.0)
-        share = f"{100 * done // total:3d}%" if total else "  … "
-        line = f"{stage} {share}"
-        self._shown = self._terminal
-        print(
-            f"\r{line:<24}" if self._terminal else line, end="" if self._terminal else "\n", file=sys.stderr
-        )
-        sys.stderr.flush()
-
-    def end(self) -> None:
-        """Clears the line."""
-        if self._shown:
-            print(f"\r{'':24}\r", end="", file=sys.stderr)
-            sys.stderr.flush()

@@ -60,6 +60,7 @@ def run(argv: Sequence[str]) -> int:
         socket=options.socket or str(Path(state_dir) / places.SOCKET_NAME),
         base=(sample_layer(), *_http_layers(Path(state_dir))),
         layers=options.layers(),
+        offline=options.offline,
         socket_mode=0o600,
         on_ready=_say,
     )

@@ -15,16 +15,21 @@ import msgspec
 from ambientd import __version__
 from ambientd.config.gateway_address import Address, parse_address
 from ambientd.config.schema import Config
+from ambientd.config.upstream import ControlAddress, parse_control_url
 from ambientd.core import doctor
+from ambientd.core.connectivity import Answer
 from ambientd.core.doctor import Finding, fail, good, skip, warn
 from ambientd.core.feedcheck import FeedCheck
 from ambientd.core.feedpath import resolve_feed_path
 from ambientd.core.text import size
 from ambientd.core.timefmt import parse_rfc3339, to_ms
+from ambientd.core.trustedtime import CLOCK_IN_DOUBT
 from ambientd.host import facts
 from ambientd.host.config_files import LoadedConfig, load
 from ambientd.host.feedread import last_lines, open_for_reading
 from ambientd.host.gateway_credentials import KEY_FILE, LookingCredentials, is_wanted
+from ambientd.host.identity import FileIdentity
+from ambientd.host.secrets import ENV_CREDENTIALS
 from ambientd.net.ask import AskError, Told, ask
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import StoreError, UnavailableError
@@ -207,7 +212,10 @@ def _words(error: OSError) -> str:
 
 def _check_clock(scene: Scene) -> Finding:
     told = list(_instants(scene))
-    return doctor.judge_clock(scene.clock.now(), told, synchronised=os.path.exists(SYNCHRONISED))
+    problems = () if scene.status is None else scene.status.problems
+    doubt = next((one.text for one in problems if one.id == CLOCK_IN_DOUBT), None)
+    synchronised = os.path.exists(SYNCHRONISED)
+    return doctor.judge_clock(scene.clock.now(), told, synchronised=synchronised, doubt=doubt)
 
 
 def _instants(scene: Scene) -> Iterator[tuple[str, datetime]]:
@@ -241,6 +249,34 @@ def _check_database(scene: Scene) -> Finding:
     behind = f" of {found.newest}" if found.schema < found.newest else ""
     text = f"{pages}, schema {found.schema}{behind}, WAL {size(found.wal_bytes)}, SQLite {found.sqlite}"
     return good(text)
+
+
+def _check_identity(scene: Scene) -> Finding:
+    if scene.status is not None:
+        return doctor.judge_identity(scene.status.problems)
+    config, path = scene.loaded.config, scene.state_dir / KEYS[1]
+    if config is None:
+        return skip("the configuration cannot be read")
+    try:
+        owner = path.lstat().st_uid
+    except FileNotFoundError:
+        owner = scene.uid
+        if not scene.environ.get(ENV_CREDENTIALS):
+            return skip("this node has no key yet; the daemon makes it when it starts")
+    except OSError as error:
+        return skip(f"{path}: {_words(error)}")
+    if owner not in (scene.uid, 0):  # a root that looks in does not own what is the daemon's user's
+        return skip(f"{path} is another user's, who may be asked")
+    host = facts.host_id(config.node.name, config.node.host_id).value
+    identity = FileIdentity(scene.state_dir, host_id=host, environ=scene.environ)
+    identity.load(create=False)
+    return doctor.judge_key(identity.problem)
+
+
+def _check_audit(scene: Scene) -> Finding:
+    if scene.status is not None:
+        return doctor.judge_audit(scene.status.audit)
+    return skip("no daemon to ask; ambientd audit verify looks without one")
 
 
 def _check_disk(scene: Scene) -> Finding:
@@ -354,6 +390,43 @@ def _judge_feed(path: str, now: datetime, *, grows: bool) -> Finding:
     return good(f"{path}{' grows' if grows else ''}, last line valid")
 
 
+# --- links and control plane
+
+
+def _check_links(scene: Scene) -> Finding:
+    from ambientd.host.links import read_links
+
+    config = scene.loaded.config
+    wanted = config is not None and bool(config.control_plane.url or config.connectivity.targets)
+    return doctor.judge_links(read_links(), wanted=wanted)
+
+
+def _check_control(scene: Scene) -> Finding:
+    status = scene.status
+    if status is not None and status.control is not None and status.state is not None:
+        return doctor.judge_control(status.control, status.state, parse_rfc3339(status.generated_at))
+    config = scene.loaded.config
+    if config is None:
+        return skip("the configuration cannot be read")
+    if not config.control_plane.url:
+        return skip(doctor.NO_CONTROL_PLANE)
+    if config.connectivity.offline:
+        return skip("not asked: connectivity.offline is set")
+    address = parse_control_url(config.control_plane.url)
+    if isinstance(address, str):
+        return fail(f"control_plane.url {address}", "ambientctl check-config")
+    return doctor.judge_answer(address.url, _ask_control(address, config.control_plane.ca_file))
+
+
+def _ask_control(address: ControlAddress, ca_file: str | None) -> Answer:
+    import trio
+
+    from ambientd.net.probes import UpstreamProbes
+
+    probes = UpstreamProbes(agent=f"ambientd/{__version__} (doctor)")
+    return trio.run(partial(probes.ask_control, address, ca_file=ca_file, seconds=PROBE_SEC))
+
+
 # --- power
 
 
@@ -384,9 +457,12 @@ ALL: Mapping[str, Callable[[Scene], Finding]] = {
     "daemon.answers": _check_daemon,
     "clock.sane": _check_clock,
     "database.whole": _check_database,
+    "identity.bound": _check_identity,
+    "audit.chain": _check_audit,
     "disk.free": _check_disk,
+    "links.up": _check_links,
     "gateway.link": _check_gateway,
-    "control.link": _absent("this version speaks to no control plane"),
+    "control.link": _check_control,
     "peers.seen": _absent("this version has no peers"),
     "pulse.feed": _check_pulse,
     "power.meter": _check_power,

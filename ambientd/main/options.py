@@ -1,7 +1,8 @@
 """The options of `run` and `dev`.
 
 argparse and what it loads would stay for months in a process that asks it once, so a command line that is
-plainly `--option value …` is read here; help, mistakes, abbreviations and everything else are argparse's.
+plainly `--option value …` and `--offline` is read here; help, mistakes, abbreviations and everything else
+are argparse's.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from typing import NamedTuple
 from ambientd.config.parse import Layer
 
 _LEVELS = ("debug", "info", "warning", "error")
+_OFFLINE = "--offline"
 
 
 class Options(NamedTuple):
@@ -19,6 +21,7 @@ class Options(NamedTuple):
     state_dir: str | None = None
     socket: str | None = None
     log_level: str | None = None
+    offline: bool = False
 
     def layers(self) -> tuple[Layer, ...]:
         """Flags that stand for settings, as the last layer."""
@@ -47,16 +50,20 @@ def _flag(name: str) -> str:
 def _plain(argv: Sequence[str]) -> Options | None:
     """Only what argparse would read in the same way."""
     given: dict[str, str] = {}
-    names = {_flag(name): name for name in Options._fields}
-    if len(argv) % 2:
-        return None
-    for flag, value in zip(argv[::2], argv[1::2], strict=True):
-        if flag not in names or value.startswith("-"):
+    offline = False
+    names = {_flag(name): name for name in Options._fields if name != "offline"}
+    words = iter(argv)
+    for flag in words:
+        if flag == _OFFLINE:
+            offline = True
+            continue
+        value = next(words, None)
+        if flag not in names or value is None or value.startswith("-"):
             return None
         given[names[flag]] = value
     if given.get("log_level", _LEVELS[0]) not in _LEVELS:
         return None
-    return Options(**given)
+    return Options(**given, offline=offline)
 
 
 def _with_argparse(argv: Sequence[str], prog: str, text: str, more: str) -> Options | int:
@@ -71,6 +78,7 @@ def _with_argparse(argv: Sequence[str], prog: str, text: str, more: str) -> Opti
     for name, (metavar, what) in _HELP.items():
         parser.add_argument(_flag(name), metavar=metavar, help=what)
     parser.add_argument("--log-level", choices=_LEVELS, help="over log.level")
+    parser.add_argument(_OFFLINE, action="store_true", help="never call the control plane or probe targets")
     try:
         return Options(**vars(parser.parse_args(list(argv))))
     except SystemExit as stop:  # argparse has said why, or printed the help

@@ -9,13 +9,14 @@ from ambientd.main.start import Wishes, start
 _TEXT = """\
 Runs the node daemon in the foreground until TERM or INT; logs to standard error (JSON under systemd, for
 people on a terminal). HUP reads the configuration again and applies what can be applied: agents, sessions,
-spool, log. Sessions that run go on when the daemon stops; the next start finds them.
+spool, log, connectivity. Sessions that run go on when the daemon stops; the next start finds them.
 """
 
 _MORE = """\
 examples:
   ambientd run                                  as a service unit does
   ambientd run --state-dir /srv/ambient --socket /srv/ambient/s
+  ambientd run --offline                        whatever links there are: nothing is called
 """
 
 
@@ -29,5 +30,6 @@ def run(argv: Sequence[str]) -> int:
         state_dir=options.state_dir,
         socket=options.socket,
         layers=options.layers(),
+        offline=options.offline,
     )
     return start(wishes, os.environ)

@@ -51,6 +51,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     base: tuple[Layer, ...] = ()
     socket_mode: int | None = None
     on_ready: Callable[[Node, str], None] | None = None
+    offline: bool = False
 
 
 class _Held(NamedTuple):
@@ -146,6 +147,7 @@ def _with_state(
         on_ready=wishes.on_ready,
         http_key=key.secret,
         http_off=key.off,
+        offline=wishes.offline,
     )
     try:
         return _run(Node(config, outside), state_dir, clock.now, log)

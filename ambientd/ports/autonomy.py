@@ -1,6 +1,6 @@
 """What the parts that work without a control plane need of each other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
@@ -8,6 +8,7 @@ import msgspec
 
 from ambientd.core.connectivity import Action
 from ambientd.core.signeditem import SignedItem
+from ambientd.ports.store import Transaction
 from ambientd.wire.enums import Connectivity
 
 
@@ -67,6 +68,14 @@ class PolicyItems(Protocol):
     async def items(self, ids: Sequence[bytes]) -> list[SignedItem]:
         """These items, without those that are gone."""
 
-    async def take(self, sender: str, items: Sequence[SignedItem], *, dry_run: bool = False) -> Merge:
+    async def take(
+        self,
+        sender: str,
+        items: Sequence[SignedItem],
+        *,
+        dry_run: bool = False,
+        first: Callable[[Transaction], None] | None = None,
+    ) -> Merge:
         """Merges a peer's items without ever changing or removing an entry of this node, and writes the
-        audit record `peer_sync_applied` in the same transaction (also when nothing was added)."""
+        audit record `peer_sync_applied` in the same transaction (also when nothing was added). `first` is
+        done in it before anything else; of a dry run it is all that is written."""

@@ -5,7 +5,15 @@ from collections.abc import Sequence
 from ambientd.config.problems import Problem
 from ambientd.core.rejection import Rejected
 
-__all__ = ["ConfigError", "Rejected", "StoreBusyError", "StoreError", "StoreFullError", "UnavailableError"]
+__all__ = [
+    "ConfigError",
+    "IdentityError",
+    "Rejected",
+    "StoreBusyError",
+    "StoreError",
+    "StoreFullError",
+    "UnavailableError",
+]
 
 
 class ConfigError(Exception):
@@ -18,6 +26,10 @@ class ConfigError(Exception):
 
 class UnavailableError(Exception):
     """Something outside did not answer; a retry may help."""
+
+
+class IdentityError(UnavailableError):
+    """The node's key may not be used; the message is a sentence that says why and what helps."""
 
 
 class StoreError(Exception):

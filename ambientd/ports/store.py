@@ -13,9 +13,11 @@ from ambientd.core.alertrules import AlertRule, AlertScope
 from ambientd.core.alerts import AlertState
 from ambientd.core.analytics import DaySpan, KeptMatrix, MatrixFacts, MatrixQuery, Totals, UsageQuery
 from ambientd.core.ingest import StoredSession
+from ambientd.core.peerbook import PeerSeen, TrustedPeer
+from ambientd.core.peers.floors import Floors, SendLine, SignerFloor
 from ambientd.core.records import (
     AgedSessions,
-    AuditEntry,
+    AuditLine,
     Costable,
     EventRecord,
     KeptEvent,
@@ -33,7 +35,10 @@ from ambientd.core.records import (
     TaskOutcome,
     UsageRecord,
 )
+from ambientd.ports.audit import AuditRepository, IdentityRepository
 from ambientd.ports.delta_v import DeltaVRepository
+from ambientd.ports.leases import LeaseRepository
+from ambientd.ports.policies import PolicyRepository
 from ambientd.wire.enums import AlertMetric
 
 T = TypeVar("T")
@@ -215,11 +220,11 @@ class TaskRepository(Protocol):
         """All counters."""
 
 
-class AuditRepository(Protocol):
-    """The append-only hash chain."""
+class ActivityRepository(Protocol):
+    """What has happened lately."""
 
-    def append(self, entry: AuditEntry) -> int:
-        """Appends a record in O(1); returns its sequence number."""
+    def latest(self, kind: str, limit: int) -> list[AuditLine]:
+        """The newest audit records of a kind, newest first, as far back as can be looked quickly."""
 
 
 class RetentionRepository(Protocol):
@@ -314,6 +319,40 @@ class SettingsRepository(Protocol):
         """All values whose names begin so, by the rest of the name."""
 
 
+class PeerRepository(Protocol):
+    """LAN peers: whom the operator trusts, how far senders have counted, when peers were there."""
+
+    def trusted(self) -> list[TrustedPeer]:
+        """Keys that the operator trusted, oldest first."""
+
+    def trust(self, peer: TrustedPeer) -> None:
+        """Adds a key, or gives it another name; raises ValueError for what cannot be stored."""
+
+    def untrust(self, key: str) -> bool:
+        """Removes a key, and when it was seen; its floor stays. Whether it was there."""
+
+    def floors(self) -> Floors | None:
+        """What must not be taken again; None before `begin`."""
+
+    def raise_floor(self, signer: bytes, floor: SignerFloor) -> None:
+        """Writes a sender's floor; never below what is written already."""
+
+    def forget_floors(self, keys: Sequence[bytes]) -> None:
+        """Drops what is remembered of these senders."""
+
+    def own_line(self) -> SendLine | None:
+        """The line that this node counts on, from the first number never used; None before `begin`."""
+
+    def begin(self, line: SendLine, since: int) -> None:
+        """Writes the own line. `since` (ms since the epoch) counts the first time only."""
+
+    def seen(self) -> list[PeerSeen]:
+        """When peers were last there."""
+
+    def put_seen(self, peer: PeerSeen) -> None:
+        """Replaces what is known of a peer; a comparison is remembered until the next."""
+
+
 class MigrationRepository(Protocol):
     """The schema's own record."""
 
@@ -339,11 +378,21 @@ class Transaction(Protocol):
     @property
     def audit(self) -> AuditRepository: ...
     @property
+    def activity(self) -> ActivityRepository: ...
+    @property
+    def identity(self) -> IdentityRepository: ...
+    @property
     def retention(self) -> RetentionRepository: ...
     @property
     def alerts(self) -> AlertRepository: ...
     @property
+    def policies(self) -> PolicyRepository: ...
+    @property
+    def leases(self) -> LeaseRepository: ...
+    @property
     def settings(self) -> SettingsRepository: ...
+    @property
+    def peers(self) -> PeerRepository: ...
     @property
     def delta_v(self) -> DeltaVRepository: ...
     @property

@@ -5,16 +5,19 @@ so a stuck loop is seen as silence (R2.3, R2.72). The systemd watchdog is fed af
 nowhere else.
 """
 
+from collections import deque
 from collections.abc import Callable
 from datetime import datetime
 
 import msgspec
 import trio
 
-from ambientd.core.heartbeat import build_event, build_heartbeat_document
+from ambientd.core.heartbeat import Beat, build_event, build_heartbeat_document
 from ambientd.core.timefmt import to_ms
 from ambientd.ports.clock import Clock
 from ambientd.ports.feed import FeedSink, HeartbeatFile
+
+BEATS_KEPT = 120  # two hours of them at the default interval
 
 
 class Identity(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,13 +33,15 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """The rest of the node, as the loop sees it. None of these may block.
 
-    `take_picked_up` tells how many sessions were taken in since the last cycle; `fed` feeds the watchdog.
+    `take_picked_up` tells how many sessions were taken in since the last cycle; `fed` feeds the watchdog;
+    `state` is where the node stands with its links.
     """
 
     sweep: Callable[[], None]
     take_picked_up: Callable[[], int]
     active: Callable[[], int]
     fed: Callable[[], None]
+    state: Callable[[], str | None] = lambda: None
 
 
 class Dispatcher:
@@ -61,6 +66,7 @@ class Dispatcher:
         self._seq = 0
         self._cycle_ms: int | None = None
         self._last_cycle_at: datetime | None = None
+        self._recent: deque[Beat] = deque(maxlen=BEATS_KEPT)
 
     @property
     def seq(self) -> int:
@@ -71,6 +77,11 @@ class Dispatcher:
     def last_cycle_at(self) -> datetime | None:
         """When the last cycle beat."""
         return self._last_cycle_at
+
+    @property
+    def recent(self) -> tuple[Beat, ...]:
+        """The last beats of this process, oldest first."""
+        return tuple(self._recent)
 
     async def run(self) -> None:
         """Beats until cancelled. After a sleep of the machine there is one beat, not one per missed cycle."""
@@ -109,6 +120,14 @@ class Dispatcher:
         except trio.Cancelled:
             self._seq -= 1  # never offered: else the last beat would tell of a hole that nobody counted
             raise
+        beat = Beat(
+            seq=self._seq,
+            at_ms=to_ms(at),
+            active_sessions=self._work.active(),
+            cycle_ms=self._cycle_ms,
+            state=self._work.state(),
+        )
+        self._recent.append(beat)
         self._feed.offer(
             build_event(
                 at_ms=to_ms(at),
@@ -119,8 +138,9 @@ class Dispatcher:
                 seq=self._seq,
                 interval=self._interval,
                 meta={
-                    "active_sessions": self._work.active(),
-                    "cycle_ms": self._cycle_ms,
+                    "state": beat.state,
+                    "active_sessions": beat.active_sessions,
+                    "cycle_ms": beat.cycle_ms,
                     "dropped": self._feed.lost_since_written() or None,
                 },
             )

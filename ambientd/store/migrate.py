@@ -1,7 +1,7 @@
 """The migrations runner (specification 9.2.3): lock, plan, one transaction each, no script that commits."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,11 +32,11 @@ CREATE TABLE IF NOT EXISTS schema_migrations_lock (
 """
 
 
-def default_folder() -> Path:
-    """Where the numbered files are: inside the installed package, or in the source tree."""
+def default_folder(name: str = "node") -> Path:
+    """Where the numbered files of a schema are: inside the installed package, or in the source tree."""
     package = Path(ambientd.__file__).parent
-    installed = package / "_migrations" / "node"
-    return installed if installed.is_dir() else package.parent / "migrations" / "node"
+    installed = package / "_migrations" / name
+    return installed if installed.is_dir() else package.parent / "migrations" / name
 
 
 def known_migrations(folder: Path) -> tuple[Migration, ...]:
@@ -64,8 +64,15 @@ def has_migrations_table(connection: apsw.Connection) -> bool:
     return bool(connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'schema_migrations'").get)
 
 
-def migrate(connection: apsw.Connection, known: tuple[Migration, ...], clock: Clock) -> list[Migration]:
-    """Applies what is missing and returns it; nothing is written when nothing is.
+def migrate(
+    connection: apsw.Connection,
+    known: tuple[Migration, ...],
+    clock: Clock,
+    *,
+    applied: Callable[[], object] = lambda: None,
+) -> list[Migration]:
+    """Applies what is missing and returns it; nothing is written when nothing is. `applied` is called after
+    each migration.
 
     Raises StoreError for a refusal or a migration that failed (its transaction was rolled back, those
     before it stay), StoreBusyError while another living process migrates, apsw.Error for the rest.
@@ -77,6 +84,7 @@ def migrate(connection: apsw.Connection, known: tuple[Migration, ...], clock: Cl
         for migration in _pending(connection, known):
             _apply(connection, migration, clock)
             done.append(migration)
+            applied()
     return done
 
 

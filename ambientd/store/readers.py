@@ -1,13 +1,11 @@
 """A small pool of read-only connections. A reader never checkpoints and is never waited for by the writer."""
 
-import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any, TypeVar
 
 import apsw
@@ -15,9 +13,10 @@ import trio
 
 from ambientd.store.connection import open_reader
 from ambientd.store.faults import translate
-from ambientd.store.search import register
+from ambientd.store.kind import DatabaseKind
+from ambientd.store.loan import Loan
 from ambientd.store.threads import RunSync
-from ambientd.store.unit import SqliteTransaction
+from ambientd.store.unit import NODE
 
 READERS = 4  # more would only queue behind one disk, and each holds a page cache
 
@@ -27,19 +26,22 @@ T = TypeVar("T")
 class Readers:
     """Lends connections to reads; opened on first use, closed with the pool."""
 
-    def __init__(self, path: Path, *, busy_timeout: float, run_sync: RunSync) -> None:
+    def __init__(
+        self, path: Path, *, busy_timeout: float, run_sync: RunSync, kind: DatabaseKind[Any] = NODE
+    ) -> None:
         """The database at `path` must be open for writing while reads go on."""
         self._path = path
+        self._kind = kind
         self._busy_timeout = busy_timeout
         self._run_sync = run_sync
         self._limit = trio.CapacityLimiter(READERS)
         self._idle: deque[apsw.Connection] = deque()
         self._closed = False
 
-    async def read(self, work: Callable[[SqliteTransaction], T], now: datetime) -> T:
+    async def read(self, work: Callable[[Any], T], now: datetime) -> T:
         """Runs `work` against one snapshot. Cancelled: the query is interrupted, and waited for."""
         async with self._limit:
-            loan = _Loan()
+            loan = Loan()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_interrupt_when_cancelled, loan)
                 await self._run_sync(partial(self._lend, loan, work, now))
@@ -51,13 +53,13 @@ class Readers:
         value: T = loan.value
         return value
 
-    def _lend(self, loan: "_Loan", work: Callable[[SqliteTransaction], Any], now: datetime) -> None:
+    def _lend(self, loan: Loan, work: Callable[[Any], Any], now: datetime) -> None:
         with loan:
             connection = self._take()
-            loan.hold(connection)
+            loan.hold(connection.interrupt)
             try:
                 connection.execute("BEGIN")
-                loan.value = work(SqliteTransaction(connection, now))
+                loan.value = work(self._kind.begin(connection, now))
             finally:
                 loan.hold(None)
                 self._give_back(connection)
@@ -67,7 +69,7 @@ class Readers:
             return self._idle.pop()
         except IndexError:
             connection = open_reader(self._path, busy_timeout=self._busy_timeout)
-            register(connection)
+            self._kind.prepare(connection)
             return connection
 
     def _give_back(self, connection: apsw.Connection) -> None:
@@ -96,40 +98,7 @@ class Readers:
             self._idle.pop().close()
 
 
-class _Loan:
-    """One read under way: which connection to interrupt, and what came of it."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._connection: apsw.Connection | None = None
-        self.value: Any = None
-        self.error: Exception | None = None
-
-    def hold(self, connection: apsw.Connection | None) -> None:
-        """Only while it is held can the connection be interrupted: later it may serve another read."""
-        with self._lock:
-            self._connection = connection
-
-    def interrupt(self) -> None:
-        """Ends the running query, if one is running."""
-        with self._lock:
-            if self._connection is not None:
-                self._connection.interrupt()
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> bool:
-        """Keeps the error for the waiter: raised in a nursery it would come out wrapped in a group."""
-        if isinstance(error, Exception):
-            self.error = error
-            return True
-        return False
-
-
-async def _interrupt_when_cancelled(loan: _Loan) -> None:
+async def _interrupt_when_cancelled(loan: Loan) -> None:
     try:
         await trio.sleep_forever()
     finally:

@@ -1,10 +1,10 @@
-"""`ports.store.Store` on SQLite: opening, the queue of writes, reads, and the store's facts."""
+"""A store on SQLite: opening, the queue of writes, reads, and the store's facts."""
 
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import apsw
 import trio
@@ -12,16 +12,15 @@ import trio
 from ambientd.ports.backup import Progress, SnapshotFacts
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import StoreError, UnavailableError
-from ambientd.ports.store import Transaction
 from ambientd.store.ballast import Ballast
 from ambientd.store.faults import UNAVAILABLE, PassingStoreError, translate
+from ambientd.store.kind import DatabaseKind
 from ambientd.store.migrate import default_folder, known_migrations, migrate
 from ambientd.store.readers import Readers
 from ambientd.store.recover import degraded, open_database
-from ambientd.store.search import register
 from ambientd.store.threads import RunSync, run_in_thread
-from ambientd.store.unit import SqliteTransaction
-from ambientd.store.writer import Job, Writer, file_size
+from ambientd.store.unit import NODE, SqliteTransaction
+from ambientd.store.writer import SCARCE_BYTES, Job, Writer, file_size, free_bytes
 
 BATCH_MAX = 64  # larger commits gain nothing and keep the first of them waiting
 QUEUE_MAX = 1024  # about a quarter of a second of work; more waiting than that is overload
@@ -32,6 +31,7 @@ REOPEN_FIRST = 0.5  # seconds until the first new attempt to open, doubled up to
 REOPEN_LAST = 8.0
 
 T = TypeVar("T")
+X = TypeVar("X")
 
 
 class SqliteStoreFacts(NamedTuple):
@@ -46,9 +46,19 @@ class SqliteStoreFacts(NamedTuple):
     waiting: int
     commits: int
 
+    @property
+    def engine(self) -> str:
+        """Which database this is."""
+        return "sqlite"
 
-class SqliteStore:
-    """The one way to the database. Usable at once; answers StoreError until `run` has opened it."""
+
+class SqliteDatabase(Generic[X]):
+    """The one way to a database. Usable at once; answers StoreError until `run` has opened it.
+
+    What is written and read are the repositories of the `kind` that a subclass names.
+    """
+
+    kind: DatabaseKind[Any]
 
     def __init__(
         self,
@@ -60,10 +70,13 @@ class SqliteStore:
         migrations: Path | None = None,
         run_sync: RunSync = run_in_thread,
         rested: Callable[[], object] = lambda: None,
+        audited: Callable[[int], object] = lambda _seq: None,
     ) -> None:
         """`busy_timeout` is in seconds, `ballast` in bytes; `migrations` is the folder of numbered files.
 
-        `rested` is called in a worker thread when the store, after some work, has given memory back.
+        `rested` is called in a worker thread when the store, after some work, has given memory back;
+        `audited` with the number of the last audit record when it was opened and after every commit that
+        appended to the chain.
         """
         self.path = path
         self._clock = clock
@@ -72,6 +85,7 @@ class SqliteStore:
         self._migrations = migrations
         self._run_sync = run_sync
         self._rested = rested
+        self._audited = audited
         self._rest_at = float("inf")
         self._writer: Writer | None = None
         self._readers: Readers | None = None
@@ -89,7 +103,7 @@ class SqliteStore:
 
     # --- what flows and status use
 
-    async def write(self, work: Callable[[Transaction], T]) -> T:
+    async def write(self, work: Callable[[X], T]) -> T:
         """Runs `work` in a durable transaction; may share its commit with others, in its own savepoint.
 
         Raises StoreError (not ready), StoreBusyError, UnavailableError (too many wait);
@@ -113,18 +127,14 @@ class SqliteStore:
             raise
         return cast("T", job.result())
 
-    async def read(self, work: Callable[[Transaction], T]) -> T:
+    async def read(self, work: Callable[[X], T]) -> T:
         """Runs `work` in a read-only snapshot; raises StoreError when not ready.
 
         Cancelled, also by a deadline: the query is interrupted.
         """
         return await self._read(work)
 
-    async def snapshot(self, target: str, progress: Progress) -> SnapshotFacts:
-        """See ports.backup.Snapshots: a reader of the pool makes the copy, writers go on."""
-        return await self._read(lambda tx: tx.copy_to(Path(target), progress))
-
-    async def _read(self, work: Callable[[SqliteTransaction], T]) -> T:
+    async def _read(self, work: Callable[[X], T]) -> T:
         self._need_ready()
         readers = self._readers
         if readers is None:
@@ -231,20 +241,25 @@ class SqliteStore:
         except (StoreError, UnavailableError) as error:
             self._reason = f"the database is not ready: {error}"
             return isinstance(error, (PassingStoreError, UnavailableError))
-        self._readers = Readers(self.path, busy_timeout=self._busy_timeout, run_sync=self._run_sync)
+        self._readers = Readers(
+            self.path, busy_timeout=self._busy_timeout, run_sync=self._run_sync, kind=self.kind
+        )
+        self._audited(self._writer.audit_seq)
         self._reason = None
         self._trouble = None
         return False
 
     def _open_blocking(self) -> Writer:
-        known = known_migrations(self._migrations or default_folder())
+        known = known_migrations(self._migrations or default_folder(self.kind.migrations))
         newest = len(known)
         connection = open_database(
             self.path, clock=self._clock, busy_timeout=self._busy_timeout, newest=newest
         )
         try:
-            migrate(connection, known, self._clock)
-            register(connection)
+            keep_small = partial(self._keep_log_small, connection)
+            if migrate(connection, known, self._clock, applied=keep_small):
+                connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            self.kind.prepare(connection)
         except apsw.Error as error:
             connection.close()
             raise translate(error, self.path) from error
@@ -254,7 +269,12 @@ class SqliteStore:
         self._version = newest
         self._set_aside = degraded(self.path)
         self._ballast.ensure()
-        return Writer(connection, self.path)
+        return Writer(connection, self.path, self.kind)
+
+    def _keep_log_small(self, connection: apsw.Connection) -> None:
+        """All migrations together are a large log: on a small disk it would not fit beside the database."""
+        if free_bytes(self.path.parent) < SCARCE_BYTES:
+            connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     async def _serve(self, writer: Writer) -> None:
         """Writes batches, copying the log between them; returns when closing and nothing waits."""
@@ -280,11 +300,14 @@ class SqliteStore:
         jobs = [self._queue.popleft() for _ in range(min(BATCH_MAX, len(self._queue)))]
         for job in jobs:
             job.taken = True
+        audited = writer.appends
         try:
             with trio.CancelScope(shield=True):
                 await self._run_sync(partial(writer.commit, jobs, self._clock.now()))
         finally:
             self._commits = writer.commits
+            if writer.appends != audited:
+                self._audited(writer.audit_seq)
             self._note_trouble(jobs)
             for job in jobs:
                 job.done.set()
@@ -330,3 +353,13 @@ class SqliteStore:
         if self._writer is not None:
             await self._run_sync(self._writer.close)
             self._writer = None
+
+
+class SqliteStore(SqliteDatabase[SqliteTransaction]):
+    """`ports.store.Store`: the node's database."""
+
+    kind = NODE
+
+    async def snapshot(self, target: str, progress: Progress) -> SnapshotFacts:
+        """See ports.backup.Snapshots: a reader of the pool makes the copy, writers go on."""
+        return await self._read(lambda tx: tx.copy_to(Path(target), progress))

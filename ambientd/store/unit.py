@@ -6,16 +6,22 @@ from pathlib import Path
 import apsw
 
 from ambientd.ports.backup import Progress, SnapshotFacts
+from ambientd.store.activity import SqliteActivity
 from ambientd.store.alerts import SqliteAlerts
-from ambientd.store.audit import SqliteAudit
+from ambientd.store.audit import SqliteAudit, SqliteIdentity
 from ambientd.store.delta_v import SqliteDeltaV
 from ambientd.store.ingest import SqliteIngest
 from ambientd.store.keys import Keys
+from ambientd.store.kind import DatabaseKind
+from ambientd.store.leases import SqliteLeases
 from ambientd.store.ledger import SqliteLedger
 from ambientd.store.migrate import applied_migrations
+from ambientd.store.peers import SqlitePeers
 from ambientd.store.performance import SqlitePerformance
+from ambientd.store.policies import SqlitePolicies
 from ambientd.store.retention import SqliteRetention
 from ambientd.store.runs import SqliteRuns
+from ambientd.store.search import index_noted, register
 from ambientd.store.settings import SqliteSettings
 from ambientd.store.snapshot import copy_database
 from ambientd.store.tasks import SqliteTasks
@@ -47,9 +53,14 @@ class SqliteTransaction:
         self.runs = SqliteRuns(connection, self.keys)
         self.tasks = SqliteTasks(connection)
         self.audit = SqliteAudit(connection)
+        self.activity = SqliteActivity(connection)
+        self.identity = SqliteIdentity(connection)
         self.retention = SqliteRetention(connection)
         self.alerts = SqliteAlerts(connection)
+        self.policies = SqlitePolicies(connection)
+        self.leases = SqliteLeases(connection)
         self.settings = SqliteSettings(connection)
+        self.peers = SqlitePeers(connection)
         self.delta_v = SqliteDeltaV(connection, self.keys)
         self.migrations = SqliteMigrations(connection)
         self._connection = connection
@@ -57,3 +68,14 @@ class SqliteTransaction:
     def copy_to(self, target: Path, progress: Progress) -> SnapshotFacts:
         """Copies the database as this read transaction sees it to a new file; raises as `copy_database`."""
         return copy_database(self._connection, target, progress)
+
+
+NODE = DatabaseKind(
+    migrations="node",
+    prepare=register,
+    begin=SqliteTransaction,
+    undone=lambda unit: unit.keys.forget(),
+    finish=index_noted,
+    appended=lambda unit: unit.audit.appended,
+    audit_head=lambda connection: SqliteAudit(connection).head().seq,
+)

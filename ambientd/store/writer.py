@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -13,8 +14,8 @@ import trio
 
 from ambientd.ports.errors import StoreError
 from ambientd.store.faults import UNAVAILABLE, translate
-from ambientd.store.search import index_noted
-from ambientd.store.unit import SqliteTransaction
+from ambientd.store.kind import DatabaseKind
+from ambientd.store.unit import NODE
 
 # A log this large is cut back to nothing as soon as it has been copied and nobody reads it.
 WAL_TRUNCATE_BYTES = 16 * 1024 * 1024
@@ -27,7 +28,7 @@ WAL_SCARCE_BYTES = 100 * 4096
 class Job:
     """One waiting `Store.write`: its work, and what became of it."""
 
-    def __init__(self, work: Callable[[SqliteTransaction], Any]) -> None:
+    def __init__(self, work: Callable[[Any], Any]) -> None:
         """`work` is called at most once, off the event loop."""
         self.work = work
         self.taken = False
@@ -55,12 +56,15 @@ class Checkpoint(NamedTuple):
 class Writer:
     """Owns the writing connection. All calls block, and only one may run at a time."""
 
-    def __init__(self, connection: apsw.Connection, path: Path) -> None:
-        """The connection was opened by `open_database` on `path`."""
+    def __init__(self, connection: apsw.Connection, path: Path, kind: DatabaseKind[Any] = NODE) -> None:
+        """The connection was opened by `open_database` on `path`, and prepared for its kind."""
         self._connection = connection
         self._path = path
+        self._kind = kind
         self._identity = identity(path)
         self.commits = 0
+        self.audit_seq = kind.audit_head(connection)  # number of the audit record that was committed last
+        self.appends = 0  # commits that appended to the audit chain
         self.copy_now = False
 
     def moved(self) -> str | None:
@@ -83,34 +87,37 @@ class Writer:
             return
         try:
             self._connection.execute("BEGIN IMMEDIATE")
-            self._run(jobs, now)
-            self._finish(jobs)
+            unit = self._kind.begin(self._connection, now)
+            self._run(jobs, unit)
+            self._finish(jobs, unit)
         except apsw.Error as error:
             _fail(jobs, translate(error, self._path))
         finally:
             if self._connection.in_transaction:
                 with suppress(apsw.Error):
                     self._connection.execute("ROLLBACK")
-            self.copy_now = (
-                self.wal_bytes() >= WAL_SCARCE_BYTES and free_bytes(self._path.parent) < SCARCE_BYTES
-            )
+            free = free_bytes(self._path.parent)
+            self.copy_now = free < SCARCE_BYTES and self.wal_bytes() >= min(WAL_SCARCE_BYTES, free)
 
-    def _run(self, jobs: Sequence[Job], now: datetime) -> None:
-        unit = SqliteTransaction(self._connection, now)
+    def _run(self, jobs: Sequence[Job], unit: Any) -> None:
         for job in jobs:
-            with _Member(self._connection, unit, job, self._path):
+            with _Member(self._connection, partial(self._kind.undone, unit), job, self._path):
                 job.value = job.work(unit)
             if not self._connection.in_transaction:  # a full or failing disk: SQLite rolled all of it back
                 _fail(jobs, job.error or StoreError("the transaction was given up", code=UNAVAILABLE))
                 return
 
-    def _finish(self, jobs: Sequence[Job]) -> None:
+    def _finish(self, jobs: Sequence[Job], unit: Any) -> None:
         good = [job for job in jobs if job.error is None]
         if not good:
             return
-        index_noted(self._connection)
+        self._kind.finish(self._connection)
+        head = self._kind.audit_head(self._connection) if self._kind.appended(unit) else None
         self._connection.execute("COMMIT")
         self.commits += 1
+        if head is not None:
+            self.audit_seq = head
+            self.appends += 1
         for job in good:
             job.committed = True
 
@@ -156,9 +163,11 @@ class Writer:
 class _Member:
     """The savepoint of one work. Takes the work's exception, so that the others go on."""
 
-    def __init__(self, connection: apsw.Connection, unit: SqliteTransaction, job: Job, path: Path) -> None:
+    def __init__(
+        self, connection: apsw.Connection, undone: Callable[[], object], job: Job, path: Path
+    ) -> None:
         self._connection = connection
-        self._unit = unit
+        self._undone = undone
         self._job = job
         self._path = path
 
@@ -174,7 +183,7 @@ class _Member:
         if not isinstance(error, Exception):
             return False
         self._job.error = translate(error, self._path) if isinstance(error, apsw.Error) else error
-        self._unit.keys.forget()
+        self._undone()
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK TO member")
             self._connection.execute("RELEASE member")

@@ -15,7 +15,8 @@ class StateStatus(msgspec.Struct, rename="camel", omit_defaults=True):
 
 
 class ControlStatus(msgspec.Struct, rename="camel", omit_defaults=True):
-    """The control plane; without an address none is configured."""
+    """The control plane; without an address none is configured. `attempt` counts rounds in a row that it did
+    not answer; while `connected`, `reason` is what the last round missed."""
 
     connected: bool
     url: str | None = None
@@ -23,6 +24,7 @@ class ControlStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     reason: str | None = None
     next_try_at: str | None = None
     attempt: int | None = None
+    latency_ms: int | None = None
 
 
 class PolicyStatus(msgspec.Struct, rename="camel", omit_defaults=True):

@@ -37,7 +37,21 @@ _ROWS = (
         "PLAN_UNKNOWN", 409, exits.WRONG_STATE, False, "The plan is older than an hour, or settings changed."
     ),
     ErrorCode("CONFIG_REFUSED", 409, exits.CONFIG, False, "The files hold mistakes; nothing was changed."),
+    ErrorCode("POLICIES_READ_ONLY", 409, exits.WRONG_STATE, False, "Policies are only changed while online."),
     ErrorCode("ALERT_NOT_ACTIVE", 409, exits.WRONG_STATE, False, "The alert is not active; nothing to see."),
+    ErrorCode("PEERS_OFF", 409, exits.WRONG_STATE, False, "This node has no peers; see `peers.listen`."),
+    ErrorCode(
+        "PEER_CONFIGURED", 409, exits.WRONG_STATE, False, "The key is trusted by the configuration itself."
+    ),
+    ErrorCode("NO_CONTROL_PLANE", 409, exits.WRONG_STATE, False, "This node belongs to no control plane."),
+    ErrorCode(
+        "IDENTITY_REFUSED", 409, exits.WRONG_STATE, False, "The node's key cannot be used or changed so."
+    ),
+    ErrorCode("LEASE_REFUSED", 403, exits.FAILED, False, "The lease does not hold here; `details` says why."),
+    ErrorCode("LEASE_OVER", 409, exits.WRONG_STATE, False, "The lease was used, has ended or was revoked."),
+    ErrorCode("LINKS_REFUSE", 409, exits.WRONG_STATE, False, "The state of the links does not allow it now."),
+    ErrorCode("CLOCK_IN_DOUBT", 409, exits.WRONG_STATE, False, "The clock is in doubt: ambientctl clock."),
+    ErrorCode("CLOCK_IMPOSSIBLE", 409, exits.WRONG_STATE, False, "The wall clock was never set; set it."),
     ErrorCode("LENGTH_REQUIRED", 411, exits.FAILED, False, "A body needs a Content-Length."),
     ErrorCode("PAYLOAD_TOO_LARGE", 413, exits.FAILED, False, "The body is larger than this route takes."),
     ErrorCode("URI_TOO_LONG", 414, exits.FAILED, False, "The request line is too long."),

@@ -67,6 +67,25 @@ CREATE TABLE alert_state (
     CHECK ((lifecycle_state = 'resolved') = (status IN ('ok', 'resolved')))
 ) STRICT;
 
+CREATE TABLE audit_breaks (
+    break_key INTEGER PRIMARY KEY,
+    seq INTEGER NOT NULL CHECK (seq >= 1),
+    reason TEXT NOT NULL CHECK (reason <> ''),
+    note TEXT,
+    found_at TEXT NOT NULL
+        CHECK (found_at GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9]Z'),
+    accepted_at TEXT
+        CHECK (accepted_at GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9]Z'),
+    accepted_by TEXT,
+    CHECK ((accepted_at IS NULL) = (accepted_by IS NULL))
+) STRICT;
+
+CREATE TABLE audit_checkpoints (
+    checkpoint_key INTEGER PRIMARY KEY,
+    seq INTEGER NOT NULL CHECK (seq >= 1),
+    note TEXT NOT NULL CHECK (note <> '')
+) STRICT;
+
 CREATE TABLE audit_records (
     seq INTEGER PRIMARY KEY CHECK (seq >= 1),
     kind TEXT NOT NULL CHECK (kind <> ''),
@@ -77,6 +96,14 @@ CREATE TABLE audit_records (
     detail_json TEXT NOT NULL CHECK (json_valid(detail_json)),
     prev_hash TEXT NOT NULL CHECK (length(prev_hash) = 64),
     hash TEXT NOT NULL CHECK (length(hash) = 64)
+) STRICT;
+
+CREATE TABLE audit_state (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    acknowledged_seq INTEGER NOT NULL DEFAULT 0 CHECK (acknowledged_seq >= 0),
+    pruned_seq INTEGER NOT NULL DEFAULT 0 CHECK (pruned_seq BETWEEN 0 AND acknowledged_seq),
+    pruned_hash TEXT NOT NULL DEFAULT '0000000000000000000000000000000000000000000000000000000000000000'
+        CHECK (length(pruned_hash) = 64)
 ) STRICT;
 
 CREATE TABLE counters (
@@ -163,12 +190,27 @@ CREATE TABLE delta_v_sessions (
     confidence TEXT NOT NULL CHECK (confidence IN ('high', 'medium', 'low', 'unknown'))
 ) STRICT;
 
+CREATE TABLE identity_rollovers (
+    rollover_key INTEGER PRIMARY KEY,
+    old_key TEXT NOT NULL CHECK (old_key GLOB 'ed25519:*'),
+    new_key TEXT NOT NULL UNIQUE CHECK (new_key GLOB 'ed25519:*'),
+    statement TEXT NOT NULL CHECK (statement <> '')
+) STRICT;
+
 CREATE TABLE ingest_keys (
     key TEXT NOT NULL PRIMARY KEY CHECK (key <> ''),
     session_key INTEGER NOT NULL REFERENCES session_ledger (session_key) ON DELETE CASCADE,
     fingerprint TEXT NOT NULL,
     at TEXT NOT NULL
         CHECK (at GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9]Z')
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE lease_revocations (
+    jti TEXT NOT NULL CHECK (length(jti) BETWEEN 1 AND 128),
+    issuer BLOB NOT NULL CHECK (length(issuer) = 32),
+    issued_ms INTEGER NOT NULL,
+    received_at TEXT NOT NULL,
+    PRIMARY KEY (jti, issuer)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE local_runs (
@@ -211,6 +253,66 @@ CREATE TABLE node_settings (
     name TEXT NOT NULL PRIMARY KEY CHECK (name <> ''),
     value TEXT NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE peer_floors (
+    key TEXT NOT NULL PRIMARY KEY,
+    version INTEGER NOT NULL CHECK (version >= 0),
+    since_ms INTEGER NOT NULL CHECK (since_ms >= 0),
+    lines_json TEXT NOT NULL CHECK (json_valid(lines_json))
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE peer_seen (
+    key TEXT NOT NULL PRIMARY KEY,
+    name TEXT NOT NULL DEFAULT '',
+    address TEXT NOT NULL DEFAULT '',
+    seen_at TEXT,
+    synced_at TEXT
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE peer_self (
+    id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    since_ms INTEGER NOT NULL CHECK (since_ms >= 0),
+    line TEXT NOT NULL CHECK (line <> ''),
+    next_sequence INTEGER NOT NULL CHECK (next_sequence >= 1)
+) STRICT;
+
+CREATE TABLE peer_trust (
+    key TEXT NOT NULL PRIMARY KEY CHECK (key GLOB 'ed25519:*' AND length(key) = 72),
+    name TEXT NOT NULL DEFAULT '',
+    added_at TEXT NOT NULL,
+    added_by TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE policy_floors (
+    policy_id TEXT NOT NULL,
+    issuer BLOB NOT NULL CHECK (length(issuer) = 32),
+    revision INTEGER NOT NULL CHECK (revision >= 1),
+    removed INTEGER NOT NULL CHECK (removed BETWEEN 0 AND revision),
+    keep_until INTEGER NOT NULL,
+    PRIMARY KEY (policy_id, issuer)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE policy_hosts (
+    host TEXT NOT NULL,
+    policy_id TEXT NOT NULL,
+    PRIMARY KEY (host, policy_id)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE policy_items (
+    item_id BLOB PRIMARY KEY CHECK (length(item_id) = 32),
+    policy_id TEXT NOT NULL CHECK (length(policy_id) BETWEEN 1 AND 64),
+    kind TEXT NOT NULL CHECK (kind IN ('policy', 'tombstone')),
+    revision INTEGER NOT NULL CHECK (revision >= 1),
+    in_force INTEGER NOT NULL CHECK (in_force IN (0, 1)),
+    not_after INTEGER NOT NULL,
+    issued_at INTEGER NOT NULL,
+    issuer BLOB NOT NULL CHECK (length(issuer) = 32),
+    body BLOB NOT NULL CHECK (length(body) <= 16384),
+    signature BLOB NOT NULL CHECK (length(signature) = 64),
+    way TEXT NOT NULL CHECK (way IN ('control_plane', 'operator', 'peer')),
+    sender TEXT NOT NULL,
+    received_at INTEGER NOT NULL
+) STRICT;
 
 CREATE TABLE schema_migrations (
     version INTEGER PRIMARY KEY CHECK (version >= 1),
@@ -268,6 +370,25 @@ CREATE TABLE session_event_rows (
     event_id TEXT CHECK (event_id <> ''),
     PRIMARY KEY (session_key, seq)
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE session_leases (
+    jti TEXT PRIMARY KEY CHECK (length(jti) BETWEEN 1 AND 128),
+    issuer BLOB NOT NULL CHECK (length(issuer) = 32),
+    session_id TEXT NOT NULL,
+    policy_id TEXT NOT NULL,
+    body BLOB NOT NULL CHECK (length(body) <= 16384),
+    state TEXT NOT NULL CHECK (state IN ('active', 'ended')),
+    end_reason TEXT CHECK ((end_reason IS NULL) = (state = 'active')),
+    activated_at TEXT NOT NULL,
+    ended_at TEXT CHECK ((ended_at IS NULL) = (state = 'active')),
+    activated_ms INTEGER NOT NULL,
+    exp_ms INTEGER NOT NULL,
+    boot_id TEXT NOT NULL,
+    boot_ms INTEGER NOT NULL CHECK (boot_ms >= 0),
+    elapsed_ms INTEGER NOT NULL CHECK (elapsed_ms >= 0),
+    bytes INTEGER NOT NULL CHECK (bytes >= 0),
+    denied INTEGER NOT NULL CHECK (denied >= 0)
+) STRICT;
 
 CREATE TABLE session_ledger (
     session_key INTEGER PRIMARY KEY,
@@ -354,13 +475,31 @@ CREATE INDEX alert_state_by_lifecycle ON alert_state (lifecycle_state, suppresse
 
 CREATE INDEX alert_state_by_transition ON alert_state (status, last_transition_at DESC);
 
+CREATE INDEX audit_checkpoints_seq ON audit_checkpoints (seq);
+
 CREATE INDEX ingest_keys_by_session ON ingest_keys (session_key);
 
+CREATE INDEX lease_revocations_by_time ON lease_revocations (issued_ms);
+
 CREATE INDEX model_perf_agg_by_end ON model_perf_agg (window_end);
+
+CREATE INDEX policy_floors_by_time ON policy_floors (keep_until);
+
+CREATE INDEX policy_hosts_by_policy ON policy_hosts (policy_id);
+
+CREATE INDEX policy_items_by_expiry ON policy_items (not_after);
+
+CREATE UNIQUE INDEX policy_items_by_policy ON policy_items (policy_id, in_force);
 
 CREATE INDEX session_event_rows_by_time ON session_event_rows (session_key, at_ms);
 
 CREATE UNIQUE INDEX session_event_rows_event_id ON session_event_rows (event_id) WHERE event_id IS NOT NULL;
+
+CREATE INDEX session_leases_by_expiry ON session_leases (exp_ms);
+
+CREATE INDEX session_leases_by_state ON session_leases (state, activated_at);
+
+CREATE UNIQUE INDEX session_leases_one_a_session ON session_leases (session_id) WHERE state = 'active';
 
 CREATE INDEX session_ledger_by_agent
     ON session_ledger (agent_id, started_at DESC, status, model_id, task_category);
@@ -414,14 +553,51 @@ SELECT
 FROM session_usage_rows AS u
 JOIN session_ledger AS l ON l.session_key = u.session_key;
 
+CREATE TRIGGER audit_breaks_keep BEFORE DELETE ON audit_breaks
+BEGIN
+    SELECT RAISE(ABORT, 'audit_breaks: breaks are never forgotten');
+END;
+
+CREATE TRIGGER audit_checkpoints_fixed BEFORE UPDATE ON audit_checkpoints
+BEGIN
+    SELECT RAISE(ABORT, 'audit_checkpoints: checkpoints never change');
+END;
+
+CREATE TRIGGER audit_checkpoints_keep BEFORE DELETE ON audit_checkpoints
+WHEN OLD.seq > (SELECT pruned_seq FROM audit_state)
+BEGIN
+    SELECT RAISE(ABORT, 'audit_checkpoints: a checkpoint goes with the records that it signs');
+END;
+
 CREATE TRIGGER audit_records_fixed BEFORE UPDATE ON audit_records
 BEGIN
     SELECT RAISE(ABORT, 'audit_records: records never change');
 END;
 
 CREATE TRIGGER audit_records_keep BEFORE DELETE ON audit_records
+WHEN OLD.seq > (SELECT pruned_seq FROM audit_state)
 BEGIN
-    SELECT RAISE(ABORT, 'audit_records: records are never removed');
+    SELECT RAISE(ABORT, 'audit_records: only acknowledged records that were pruned are removed');
+END;
+
+CREATE TRIGGER audit_state_forward BEFORE UPDATE ON audit_state
+WHEN NEW.acknowledged_seq < OLD.acknowledged_seq
+    OR NEW.acknowledged_seq > max(
+        OLD.pruned_seq, coalesce((SELECT max(seq) FROM audit_records), 0)
+    )
+    OR NEW.pruned_seq < OLD.pruned_seq
+    OR (NEW.pruned_seq = OLD.pruned_seq AND NEW.pruned_hash <> OLD.pruned_hash)
+    OR (
+        NEW.pruned_seq > OLD.pruned_seq
+        AND NEW.pruned_hash IS NOT (SELECT hash FROM audit_records WHERE seq = NEW.pruned_seq)
+    )
+BEGIN
+    SELECT RAISE(ABORT, 'audit_state: moves forward only, along the records');
+END;
+
+CREATE TRIGGER audit_state_keep BEFORE DELETE ON audit_state
+BEGIN
+    SELECT RAISE(ABORT, 'audit_state: the row stays');
 END;
 
 CREATE TRIGGER daily_usage_agg_lost AFTER DELETE ON daily_usage_agg
@@ -429,6 +605,16 @@ WHEN OLD.runs_total > 0
 BEGIN
     INSERT INTO usage_days (bucket_date, is_incomplete) VALUES (OLD.bucket_date, 1)
     ON CONFLICT (bucket_date) DO UPDATE SET revision = revision + 1, is_incomplete = 1;
+END;
+
+CREATE TRIGGER identity_rollovers_fixed BEFORE UPDATE ON identity_rollovers
+BEGIN
+    SELECT RAISE(ABORT, 'identity_rollovers: statements never change');
+END;
+
+CREATE TRIGGER identity_rollovers_keep BEFORE DELETE ON identity_rollovers
+BEGIN
+    SELECT RAISE(ABORT, 'identity_rollovers: statements are never removed');
 END;
 
 CREATE TRIGGER session_counts_delete AFTER DELETE ON session_ledger

@@ -21,6 +21,7 @@ from ambientd.services.upkeep import UpkeepService
 from ambientd.wire.enums import SessionStatus
 from ambientd.wire.messages import MigrationsView
 from tests.api.kit import OPERATOR, READER
+from tests.fakes.audited import Audited
 from tests.fakes.clock import EPOCH
 from tests.fakes.http_log import ListHttpLog
 from tests.flows.test_upkeep import Kept, kept
@@ -32,8 +33,9 @@ PATH = "/api/v1/node/retention"
 class Api:
     """Asks the routes of retention and of the ledger."""
 
-    def __init__(self, box: Kept, application: Application) -> None:
+    def __init__(self, box: Kept, application: Application, audited: Audited) -> None:
         self.box = box
+        self.audited = audited
         self._application = application
 
     async def ask(self, method: str, target: str, document: Any = None, **more: Any) -> tuple[int, Any]:
@@ -73,13 +75,15 @@ async def served(folder: Path) -> AsyncIterator[Api]:
         async def migrations() -> MigrationsView:
             raise AssertionError("nobody asks for it here")
 
+        audited = Audited()
         application = build_application(
-            (*upkeep_routes(service, migrations), *ledger_routes(ledger)),
+            (*upkeep_routes(service, migrations, audited), *ledger_routes(ledger)),
             readiness=lambda: box.store.facts().reason,
             log=ListHttpLog(),
             admin_group="ambient-admin",
+            audited=audited,
         )
-        yield Api(box, application)
+        yield Api(box, application, audited)
         nursery.cancel_scope.cancel()
 
 
@@ -104,6 +108,21 @@ async def test_a_dry_run_shows_a_plan_and_the_plan_runs_once_it_is_named(tmp_pat
         assert (status, done["planId"], done["dryRun"]) == (200, plan["planId"], False)
         assert [row["rows"] for row in done["tables"]] == [row["rows"] for row in plan["tables"]]
         assert (await api.ask("GET", PATH)) == (200, done)
+
+
+async def test_every_order_leaves_an_audit_line(tmp_path: Path) -> None:
+    async with served(tmp_path) as api:
+        _, plan = await api.ask("POST", PATH, {"dryRun": True})
+        await api.ask("POST", PATH, {"dryRun": False, "planId": plan["planId"]})
+        await api.ask("POST", PATH, {"dryRun": False, "planId": "6f1c2a6f1c2a"})
+        await api.ask("POST", PATH, {"dryRun": True}, caller=READER)
+        who = {"action": "retention", "actor": f"uid:{OPERATOR.uid}", "pid": OPERATOR.pid}
+        assert api.audited.lines == [
+            {**who, "plan": plan["planId"], "dry_run": True},
+            {**who, "plan": plan["planId"], "dry_run": False},
+            {**who, "refused": "PLAN_UNKNOWN"},
+            {**who, "actor": f"uid:{READER.uid}", "pid": READER.pid, "refused": "NOT_AUTHORIZED"},
+        ]
 
 
 async def test_a_plan_nobody_made_is_refused_with_409(tmp_path: Path) -> None:

@@ -13,11 +13,13 @@ from ambientd.core.doctor import (
     fail,
     good,
     health_of,
+    judge_audit,
     judge_beats,
     judge_clock,
     judge_daemon_power,
     judge_disk,
     judge_gateway,
+    judge_identity,
     judge_ledger,
     judge_power,
     render,
@@ -27,10 +29,10 @@ from ambientd.core.doctor import (
 from ambientd.core.power import Input
 from ambientd.core.statustext import Look
 from ambientd.main.doctor_checks import ALL
-from ambientd.wire.autonomy_messages import DeltaVStatus
+from ambientd.wire.autonomy_messages import AuditStatus, DeltaVStatus
 from ambientd.wire.doctor_messages import CheckResult
 from ambientd.wire.enums import MetricConfidence
-from ambientd.wire.messages import GatewayStatus, HeartbeatStatus, LedgerStatus
+from ambientd.wire.messages import GatewayStatus, HeartbeatStatus, LedgerStatus, Problem
 
 NOW = datetime(2026, 11, 20, 15, 40, tzinfo=UTC)
 AT = "2026-11-20T15:39:22.000Z"
@@ -183,6 +185,29 @@ def test_beats_that_are_lost_or_late_are_told() -> None:
         CheckResult.FAIL,
     )
     assert "the disk hangs" in lost.text
+
+
+@pytest.mark.parametrize(
+    ("audit", "result", "words"),
+    [
+        (None, CheckResult.SKIP, "has not looked"),
+        (AuditStatus(7, 9, checkpoint_seq=5), CheckResult.OK, "7 records, signed up to #5 of #9"),
+        (AuditStatus(7, 9, broken_at=3, reason="gone"), CheckResult.FAIL, "broken at record 3: gone"),
+        (AuditStatus(7, 9, reason="no key"), CheckResult.WARN, "no key"),
+    ],
+)
+def test_the_audit_chain_is_judged_by_what_the_daemon_says(
+    audit: AuditStatus | None, result: CheckResult, words: str
+) -> None:
+    found = judge_audit(audit)
+    assert found.result is result
+    assert words in found.text
+
+
+def test_a_key_that_may_not_be_used_fails() -> None:
+    assert judge_identity([]).result is CheckResult.OK
+    refused = Problem("identity.refused", "warning", "made on another host", "ambientctl identity")
+    assert judge_identity([refused]) == fail("made on another host", "ambientctl identity")
 
 
 # --- power

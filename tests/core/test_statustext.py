@@ -7,7 +7,7 @@ from ambientd.core.gatewaytext import gateway_problems
 from ambientd.core.health import health_of, problems_of
 from ambientd.core.statustext import Look, render, render_short
 from ambientd.core.text import age, cut, printable, width_of
-from ambientd.wire.autonomy_messages import DeltaVStatus
+from ambientd.wire.autonomy_messages import AuditStatus, DeltaVStatus
 from ambientd.wire.enums import AgentStatus, Health
 from ambientd.wire.messages import (
     AgentView,
@@ -273,3 +273,19 @@ def test_the_efficiency_metric_has_a_row() -> None:
     assert render(document(delta_v=found), Look(ascii_only=True)).isascii()
     assert "  dv       3.42 over 1h (:=+*@*+=)" in render(document(delta_v=found), Look(ascii_only=True))
     assert "Δv" not in render(document(), Look(width=80))
+
+
+@pytest.mark.parametrize(
+    ("audit", "line"),
+    [
+        (None, None),
+        (AuditStatus(records=7, head_seq=7, checkpoint_seq=7), None),
+        (AuditStatus(7, 7, reason="no checkpoints are signed"), "  audit    ! no checkpoints are signed"),
+        (AuditStatus(7, 7, broken_at=3, reason="gone"), "  audit    \u2715 broken at record 3: gone"),
+    ],
+)
+def test_the_audit_has_a_row_only_when_something_is_wrong(
+    audit: AuditStatus | None, line: str | None
+) -> None:
+    lines = render(document(audit=audit), Look()).splitlines()
+    assert [found for found in lines if found.startswith("  audit")] == ([] if line is None else [line])

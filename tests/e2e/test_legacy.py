@@ -233,6 +233,10 @@ def test_new_prices_on_old_rows() -> None:
         assert "2026-11, 2026-12" in missing.stderr
         kinds = [row[0] for row in sql(node, "SELECT kind FROM audit_records ORDER BY seq")]
         assert kinds == ["ledger.import", "ledger.recost", "ledger.recost"]
+        lines = node.log_events("[AUDIT]")
+        told = [(line["action"], line.get("changed", line.get("written"))) for line in lines]
+        recosts = [("recost", 2), ("recost", 2), ("recost", 0), ("recost", 2), ("recost", None)]
+        assert told == [("ledger.import", 6), *recosts]
 
 
 def test_an_agent_that_reports_tokens_but_no_cost_gets_an_estimate() -> None:

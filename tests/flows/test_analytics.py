@@ -49,7 +49,7 @@ class Desk:
     async def lose(self) -> None:
         """Somebody deletes all sums."""
         sql = "DELETE FROM daily_usage_agg"
-        await self.real.write(lambda tx: tx._connection.execute(sql))  # type: ignore[attr-defined]
+        await self.real.write(lambda tx: tx._connection.execute(sql))
 
     async def days(self) -> list[str]:
         return await self.real.read(lambda tx: tx.usage.incomplete_days(10))

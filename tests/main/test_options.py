@@ -15,6 +15,8 @@ WORDS = st.sampled_from(
         "--socket",
         "--log-level",
         "--log-leve",
+        "--offline",
+        "--offl",
         "--config=x",
         "debug",
         "loud",
@@ -31,6 +33,7 @@ def by_argparse(argv: list[str]) -> Options | None:
     for flag in ("--config", "--state-dir", "--socket"):
         parser.add_argument(flag)
     parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"))
+    parser.add_argument("--offline", action="store_true")
     try:
         options, rest = parser.parse_known_args(argv)
     except argparse.ArgumentError:
@@ -47,6 +50,11 @@ def test_every_command_line_reads_as_argparse_reads_it(argv: list[str]) -> None:
 def test_the_last_one_counts() -> None:
     found = parse_options(["--socket", "a", "--socket", "b"], prog="ambientd run", text="")
     assert found == Options(socket="b")
+
+
+def test_offline_takes_no_value_and_stands_anywhere() -> None:
+    for argv in (["--offline", "--socket", "a"], ["--socket", "a", "--offline"]):
+        assert parse_options(argv, prog="ambientd run", text="") == Options(socket="a", offline=True)
 
 
 def test_a_level_becomes_the_last_layer_of_the_configuration() -> None:

@@ -17,6 +17,10 @@ VERBS = {
         "sessions show",
         "sessions events",
         "kill",
+        "policy",
+        "policy list",
+        "policy check",
+        "policy import",
         "alerts",
         "alerts show",
         "alerts ack",
@@ -37,7 +41,7 @@ VERBS = {
         "completion",
         "version",
     ),
-    "ambientd": ("run", "dev", "check-config", "doctor", "migrate", "host-id", "feed", "config"),
+    "ambientd": ("run", "dev", "check-config", "doctor", "migrate", "host-id", "feed", "config", "policy"),
 }
 CASES = [(program, verb) for program, verbs in VERBS.items() for verb in verbs]
 

@@ -30,7 +30,7 @@ def versions_of(name: str) -> Versions:
 
 def wanted(requirements: list[str]) -> Versions:
     """Names with their least versions."""
-    found = [re.fullmatch(r"([A-Za-z0-9-]+)(?:>=([0-9.]+))?", text) for text in requirements]
+    found = [re.fullmatch(r"([A-Za-z0-9-]+)(?:\[[a-z,]+\])?(?:>=([0-9.]+))?", text) for text in requirements]
     assert None not in found, "a form of requirement that this test cannot read"
     return {hit[1].lower(): tuple(map(int, (hit[2] or "0").split("."))) for hit in found if hit}
 

@@ -34,11 +34,22 @@ def _gateway() -> set[str]:
     return rows | {"T32", "T33", "T34", "T36", "N4", "N5", "I8", "B2"}
 
 
+def _connectivity() -> set[str]:
+    """R1.52 is the table here and what peers may do, which comes with them."""
+    return {f"R1.{number}" for number in (47, 48, 49, 50, 51, 53, 56)} | {"N2", "N9"}
+
+
 def _delta_v() -> set[str]:
     return {f"R1.{number}" for number in range(35, 47)}
 
 
-LISTS = {"ledger": _ledger(), "gateway": _gateway(), "delta_v": _delta_v()}
+LISTS = {
+    "ledger": _ledger(),
+    "gateway": _gateway(),
+    "connectivity": _connectivity(),
+    "leases": {"T3", "T5"},
+    "delta_v": _delta_v(),
+}
 
 
 def ids_of(path: Path) -> set[str]:

@@ -24,7 +24,7 @@ async def test_lost_days_are_built_again_and_a_failure_is_told_and_survived(
         analytics = Analytics(store=store, clock=StillClock(), find_zone=find_zone)
         await real.write(lambda tx: ended(tx, "one"))
         lose = "DELETE FROM daily_usage_agg"
-        await real.write(lambda tx: tx._connection.execute(lose))  # type: ignore[attr-defined]
+        await real.write(lambda tx: tx._connection.execute(lose))
         nursery.start_soon(AggregatesService(analytics=analytics, log=log).run)
         await trio.sleep(FIRST_AFTER_SEC - 1)
         assert await real.read(lambda tx: tx.usage.incomplete_days(5)) == ["2026-11-20"]
@@ -35,7 +35,7 @@ async def test_lost_days_are_built_again_and_a_failure_is_told_and_survived(
         await trio.sleep(EVERY_SEC)
         assert log.events() == ["aggregates.rebuilt", "aggregates.failed"]
         store.trouble = None
-        await real.write(lambda tx: tx._connection.execute(lose))  # type: ignore[attr-defined]
+        await real.write(lambda tx: tx._connection.execute(lose))
         await trio.sleep(EVERY_SEC)
         assert log.events() == ["aggregates.rebuilt", "aggregates.failed", "aggregates.rebuilt"]
         nursery.cancel_scope.cancel()

@@ -23,6 +23,7 @@ from ambientd.ports.errors import StoreError, StoreFullError
 from ambientd.ports.http import Caller, Request, Response
 from ambientd.services.backup import KEPT_SEC, PIECE_MAX, BackupService
 from ambientd.store.sqlite import SqliteStore
+from tests.fakes.audited import Audited
 from tests.fakes.clock import TrioWallClock
 from tests.fakes.http_log import ListHttpLog
 from tests.fakes.log import ListLog
@@ -57,6 +58,7 @@ class Bench:
         self.store = store
         self.database = SlowDatabase(size)
         self.log = ListLog()
+        self.audited = Audited()
         clock = TrioWallClock()
         backups = Backups(
             snapshots=self.database,
@@ -75,7 +77,11 @@ class Bench:
             run_sync=run_inline,
         )
         self._application = build_application(
-            backup_routes(self.service), readiness=lambda: None, log=ListHttpLog(), admin_group="g"
+            backup_routes(self.service, self.audited),
+            readiness=lambda: None,
+            log=ListHttpLog(),
+            admin_group="g",
+            audited=self.audited,
         )
 
     async def ask(self, method: str, target: str, body: Any = None, caller: Caller = OPERATOR) -> Response:
@@ -209,6 +215,17 @@ async def test_the_identity_is_in_it_only_when_asked_for(tmp_path: Path, autojum
         backup_id = (await node.order(with_identity=True))["backup_id"]
         await trio.sleep(2)
         assert "identity.key" in (await node.view(backup_id))["files"]
+
+
+async def test_an_order_and_a_refused_one_leave_an_audit_line(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with bench(tmp_path) as b:
+        made = await b.order(with_identity=True)
+        await b.ask("POST", "/api/v1/node/backup", {})
+        told = [(line.get("backup"), line.get("refused")) for line in b.audited.lines]
+        assert told == [(made["backup_id"], None), (None, "TOO_MANY_REQUESTS")]
+        assert {line["action"] for line in b.audited.lines} == {"backup"}
 
 
 async def test_readers_get_nothing_of_a_backup(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -1,9 +1,10 @@
 from collections.abc import Callable
 
+import msgspec
 import trio
 from trio.testing import MockClock
 
-from ambientd.services.dispatcher import Dispatcher, Identity, Work
+from ambientd.services.dispatcher import BEATS_KEPT, Dispatcher, Identity, Work
 from tests.fakes.clock import TrioWallClock
 from tests.fakes.feed import ListFeed, ListHeartbeatFile
 
@@ -75,6 +76,24 @@ async def test_a_dead_feed_and_a_dead_file_change_nothing_for_the_loop(autojump_
     node.feed.broken, node.file.working = True, False
     await node.run_for(601)
     assert (node.swept, node.fed, node.feed.lost) == (11, 11, 11)
+
+
+async def test_a_beat_tells_the_state_of_the_links_and_the_last_ones_are_kept(
+    autojump_clock: MockClock,
+) -> None:
+    node = Node()
+    states = ["Unknown"]
+    node.dispatcher._work = msgspec.structs.replace(node.dispatcher._work, state=lambda: states[-1])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(node.dispatcher.run)
+        await trio.sleep(61)
+        states.append("NoUpstream")
+        await trio.sleep(24 * 3600)
+        nursery.cancel_scope.cancel()
+    assert [event["meta"]["state"] for event in node.feed.events][:3] == ["Unknown", "Unknown", "NoUpstream"]
+    assert len(node.dispatcher.recent) == BEATS_KEPT
+    assert node.dispatcher.recent[-1].seq == node.feed.events[-1]["heartbeat_seq"]
+    assert node.dispatcher.recent[-1].at_ms == node.feed.events[-1]["ts_epoch_ms"]
 
 
 async def test_a_beat_says_how_many_were_lost_before_it(autojump_clock: MockClock) -> None:

@@ -50,11 +50,6 @@ def small() -> Iterator[Path]:
 
 
 @pytest.fixture
-def larger() -> Iterator[Path]:
-    yield from mounted("size=1280k")  # schema and log leave room for some dozens of sessions
-
-
-@pytest.fixture
 def few_inodes() -> Iterator[Path]:
     yield from mounted("size=4m,nr_inodes=3")
 
@@ -88,8 +83,8 @@ def hog_all(hog: Path) -> None:
             file.write(bytes(4096))
 
 
-async def test_a_full_disk_refuses_keeps_what_it_has_and_can_be_cleaned(larger: Path) -> None:
-    async with opened(larger / "ambient.db", ballast=256 * 1024) as store:
+async def test_a_full_disk_refuses_keeps_what_it_has_and_can_be_cleaned(small: Path) -> None:
+    async with opened(small / "ambient.db", ballast=256 * 1024) as store:
         acknowledged = await fill(store, "s", 50)
         assert len(acknowledged) > 20
         assert store.facts().ready
@@ -108,7 +103,7 @@ async def test_a_full_disk_refuses_keeps_what_it_has_and_can_be_cleaned(larger: 
                 await trio.sleep(0.3)
         await store.write(lambda tx: ingest(tx, "after"))
         assert store.facts().degraded is None
-    async with opened(larger / "ambient.db") as again:
+    async with opened(small / "ambient.db") as again:
         assert await again.read(lambda tx: tx.ledger.count()) == len(acknowledged) - removed + 1
 
 

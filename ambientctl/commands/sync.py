@@ -1,0 +1,96 @@
+"""`sync`: one round with the peers (or the control plane) now, and what it moved."""
+
+import click
+
+from ambientctl import client as wire
+from ambientctl import term
+from ambientctl.cli import Verb
+from ambientctl.client import Client, Document
+from ambientctl.clock import stamp
+from ambientctl.output import Column, Item, Screen, emit_list, put_json, screen_of
+from ambientctl.peerview import camel, key_cell, name_of, since
+from ambientctl.status import Options
+from ambientctl.text import inert
+from ambientd.wire import exits, routes
+
+# A round waits for the slowest peer, but not longer than the daemon does.
+WAIT_SEC = 30.0
+
+
+def _policies(item: Item, _: Screen) -> str:
+    number = wire.number(item, "policies")
+    return "unknown" if number is None else str(int(number))
+
+
+def _refused(item: Item, _: Screen) -> str:
+    return str(len(wire.rows(item, "refused")))
+
+
+COLUMNS = (
+    Column("PEER", "name", name_of, least=8),
+    Column("KEY", "key", key_cell),
+    Column("POLICY", "policies", _policies, right=True),
+    Column("SEEN", "seenAt", since("seenAt"), right=True),
+    Column("ADDED", "added", lambda item, _: str(wire.whole(item, "added")), right=True),
+    Column("KEPT", "kept", lambda item, _: str(wire.whole(item, "kept")), right=True),
+    Column("REFUSED", "refused", _refused, right=True),
+)
+
+
+@click.command(
+    cls=Verb, example="ambientctl sync\nambientctl sync --dry-run --json\nambientctl sync --peers --strict"
+)
+@click.option("--peers", "with_peers", is_flag=True, help="With the peers on the LAN.")
+@click.option("--control-plane", "with_control", is_flag=True, help="With the control plane.")
+@click.option(
+    "--dry-run", is_flag=True, help="Only say what would be taken; nothing is changed or passed on."
+)
+@click.option("--strict", is_flag=True, help="Exit 1 when something was refused or a peer did not answer.")
+@click.pass_obj
+def sync(options: Options, *, with_peers: bool, with_control: bool, dry_run: bool, strict: bool) -> int:
+    """Exchange policies now: with the peers that are linked, or with everything there is.
+
+    Nothing that this node holds is ever overwritten. Without an upstream it only receives. Exit 3: no
+    trusted peer is linked; 6: this node has no peers, or belongs to no control plane.
+    """
+    wish = {"peers": with_peers, "control_plane": with_control, "dry_run": dry_run}
+    answer = camel(Client(options).post(routes.SYNC, wish, wait=WAIT_SEC))
+    items = wire.rows(answer, "peers")
+    if options.output == "json":
+        put_json({"schema": routes.SCHEMA_SYNC, "generatedAt": stamp(), **answer})
+    else:
+        emit_list(options, routes.SCHEMA_SYNC, items, COLUMNS, {})
+    if options.output in ("table", "wide"):
+        _say(screen_of(options), answer, items)
+    return _exit(answer, items, strict=strict)
+
+
+def _exit(answer: Document, items: list[Document], *, strict: bool) -> int:
+    failed = [item for item in items if wire.text(item, "error")]
+    if len(failed) == len(items) and not wire.text(answer, "controlPlane"):
+        if not items:
+            term.complain("Error: no peer is trusted.\n  try      ambientctl peers trust KEY")
+        else:
+            term.complain("Error: no trusted peer is linked.\n  try      ambientctl peers --wide")
+        return exits.UNREACHABLE
+    return exits.FAILED if strict and (failed or wire.whole(answer, "refused")) else exits.DONE
+
+
+def _say(screen: Screen, answer: Document, items: list[Document]) -> None:
+    added, refused = wire.whole(answer, "added"), wire.whole(answer, "refused")
+    would = "would be added" if answer.get("dryRun") else "added"
+    entries = "1 entry" if added == 1 else f"{added} entries"
+    mark = screen.glyph("!", "!") if refused else screen.glyph("✓", "*")
+    screen.line(f"{mark} {entries} {would}, 0 changed (import never overwrites), {refused} refused")
+    for item in items:
+        who = name_of(item, screen)
+        for one in wire.rows(item, "refused"):
+            what = inert(wire.text(one, "item"))[:16]
+            screen.line(f"  {who}  {f'item {what}: ' if what else ''}{inert(wire.text(one, 'code'))}")
+        if wire.text(item, "error"):
+            screen.line(f"  {who}  {inert(wire.text(item, 'error'))}")
+    if answer.get("receiveOnly"):
+        screen.line("  No upstream: this node only receives (peers.send_without_upstream).")
+    control = inert(wire.text(answer, "controlPlane"))
+    if control:
+        screen.line(f"  control plane: {control}")

@@ -1,0 +1,67 @@
+"""Which nodes get a task: pure, from what the registry says at that moment."""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+import msgspec
+
+from ambientd.core.fleet.records import Capabilities, Requirements
+from ambientd.core.fleet.tasktypes import TaskType
+from ambientd.wire.fleet_enums import NodeType, TaskStatus
+
+MAX_ACTIVE_PER_NODE = 50
+
+
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
+    """An online node that does not have the task. `active`: tasks it has; `connected`: it has an active
+    connect session or a task that will be one."""
+
+    node_id: str
+    registered_at: datetime
+    node_type: NodeType
+    capabilities: Capabilities
+    active: int = 0
+    connected: bool = False
+
+
+def can_take(
+    candidate: Candidate, kind: TaskType, requirements: Requirements, *, most: int = MAX_ACTIVE_PER_NODE
+) -> bool:
+    """Whether a node is able and free to take a task of a kind."""
+    has = candidate.capabilities
+    return (
+        candidate.node_type in (kind.node_type, NodeType.ANY)
+        and has.bandwidth_mbps >= kind.min_bandwidth_mbps
+        and has.cpu_cores >= kind.min_cores
+        and has.memory_gb >= kind.min_memory_gb
+        and (has.gpu_available or not requirements.require_gpu)
+        and candidate.active < most
+        and not (kind.exclusive and candidate.connected)
+    )
+
+
+def choose(
+    kind: TaskType,
+    requirements: Requirements,
+    *,
+    missing: int,
+    candidates: Iterable[Candidate],
+    most: int = MAX_ACTIVE_PER_NODE,
+) -> list[str]:
+    """The nodes to attach, up to as many as the task misses, in the order of the candidates.
+
+    Candidates come oldest registration first. Fewer than it needs are attached as well: they keep their place
+    while the task is pending.
+    """
+    chosen: list[str] = []
+    for candidate in candidates:
+        if len(chosen) >= missing:
+            break
+        if can_take(candidate, kind, requirements, most=most):
+            chosen.append(candidate.node_id)
+    return chosen
+
+
+def status_for(requirements: Requirements, attached: int) -> TaskStatus:
+    """Running once it has as many nodes as it needs, else pending."""
+    return TaskStatus.RUNNING if attached >= requirements.min_nodes else TaskStatus.PENDING
