@@ -7,6 +7,7 @@ from ambientd.core.gatewaytext import gateway_problems
 from ambientd.core.health import health_of, problems_of
 from ambientd.core.statustext import Look, render, render_short
 from ambientd.core.text import age, cut, printable, width_of
+from ambientd.wire.autonomy_messages import AuditStatus, DeltaVStatus
 from ambientd.wire.enums import AgentStatus, Health
 from ambientd.wire.messages import (
     AgentView,
@@ -260,3 +261,31 @@ def test_agents_of_one_name_are_told_apart() -> None:
     screen = render(document(agents=both), Look(width=100))
     assert "Tony (local)" in screen
     assert "Tony (gateway)" in screen
+
+
+def test_the_efficiency_metric_has_a_row() -> None:
+    spark = [1.0, 3.0, 4.0, 5.0, 7.0, 5.0, 4.0, 3.0]
+    found = DeltaVStatus(
+        value=9.0, since="2026-11-20T12:00:00.000Z", samples=60, window_value=3.42, spark=spark
+    )
+    lines = render(document(delta_v=found), Look(width=80)).splitlines()
+    assert "  Δv       3.42 over 1h (▂▄▅▆█▆▅▄)" in lines
+    assert render(document(delta_v=found), Look(ascii_only=True)).isascii()
+    assert "  dv       3.42 over 1h (:=+*@*+=)" in render(document(delta_v=found), Look(ascii_only=True))
+    assert "Δv" not in render(document(), Look(width=80))
+
+
+@pytest.mark.parametrize(
+    ("audit", "line"),
+    [
+        (None, None),
+        (AuditStatus(records=7, head_seq=7, checkpoint_seq=7), None),
+        (AuditStatus(7, 7, reason="no checkpoints are signed"), "  audit    ! no checkpoints are signed"),
+        (AuditStatus(7, 7, broken_at=3, reason="gone"), "  audit    \u2715 broken at record 3: gone"),
+    ],
+)
+def test_the_audit_has_a_row_only_when_something_is_wrong(
+    audit: AuditStatus | None, line: str | None
+) -> None:
+    lines = render(document(audit=audit), Look()).splitlines()
+    assert [found for found in lines if found.startswith("  audit")] == ([] if line is None else [line])
