@@ -155,6 +155,9 @@ class DeviceRepository(Protocol):
     def device(self, token_hash: bytes) -> Device | None:
         """A credential with its node, also when it is revoked."""
 
+    def devices(self, token_hashes: Sequence[bytes]) -> dict[bytes, Device]:
+        """Credentials with their nodes, also revoked ones, by their hashes; those that there are."""
+
     def credentials(self, node_id: str) -> list[DeviceCredential]:
         """A node's credentials, newest first."""
 
