@@ -30,7 +30,7 @@ def _state(item: Item, _screen: Screen) -> Cell:
 
 def _left(item: Item, _screen: Screen) -> str:
     left = wire.number(item, "leftMs")
-    return "-" if left is None else duration(left / 1000)
+    return "-" if left is None else duration(round(left / 1000))
 
 
 def _used(item: Item, _screen: Screen) -> str:
@@ -92,7 +92,7 @@ def activate(options: Options, file: str) -> None:
     Exit 1: it does not hold here; 6: used, over or revoked, or the state of links or clock does not allow it.
     """
     answer = Client(options).post(routes.LEASES, read_item(file))
-    left = duration(wire.whole(answer, "left_ms") / 1000)
+    left = duration(round(wire.whole(answer, "left_ms") / 1000))
     _show(options, answer, f"Lease {inert(wire.text(answer, 'jti'))} is active, for {left} at most.")
 
 

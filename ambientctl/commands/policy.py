@@ -132,22 +132,16 @@ def show(options: Options, policy_id: str) -> None:
 @click.option("--protocol", metavar="P", help="tcp, udp, http, https or quic.  [DEST's scheme, else https]")
 @click.option("--policy", "policy_id", metavar="ID", help="Ask this policy alone.")
 @click.option("--address", metavar="IP", help="The address that DEST's name was resolved to.")
+@click.option("--lease", "lease_id", metavar="ID", help="Ask for the session that has this lease.")
+@click.option("--session", "session_id", metavar="ID", help="Ask for this session, by its lease.")
 @click.pass_obj
-def check(
-    options: Options, destination: str, *, protocol: str | None, policy_id: str | None, address: str | None
-) -> int:
+def check(options: Options, /, destination: str, **given: str | None) -> int:
     """Whether traffic to DEST may leave this node now. Exit 0: allowed; 6: refused, with the reason.
 
-    DEST is a URL, a host, or host:port. Nothing is sent there and no name is looked up.
+    DEST is a URL, a host, or host:port. Nothing is sent there and no name is looked up. For a session its
+    lease must be active too, and only the lease's policy counts.
     """
-    wishes = {
-        "destination": destination,
-        "protocol": protocol,
-        "policy_id": policy_id,
-        "address": address,
-    }
-    query = {key: value for key, value in wishes.items() if value is not None}
-    answer = _camel(Client(options).get(routes.POLICY_CHECK, query))
+    answer = _verdict(Client(options), destination, given)
     allowed = answer.get("allowed") is True
     code = exits.DONE if allowed else exits.WRONG_STATE
     if emit_document(options, {"schema": routes.SCHEMA_POLICY_CHECK, "generatedAt": stamp(), **answer}):
@@ -166,6 +160,18 @@ def check(
     else:
         screen.line(f"  node {inert(wire.text(answer, 'state'))}")
     return code
+
+
+def _verdict(client: Client, destination: str, given: dict[str, str | None]) -> Document:
+    """What the daemon answers, under the same names whichever route was asked."""
+    wishes = {key: value for key, value in given.items() if value is not None}
+    wishes["destination"] = destination
+    if "lease_id" not in wishes and "session_id" not in wishes:
+        return _camel(client.get(routes.POLICY_CHECK, wishes))
+    if "policy_id" in wishes:
+        raise click.UsageError("A lease names its policy: give --policy, or --lease and --session.")
+    answer = _camel(client.post(routes.EGRESS_CHECK, dict(wishes)))
+    return {**answer, "reason": wire.text(answer, "code"), "message": wire.text(answer, "reason")}
 
 
 # --- bundles

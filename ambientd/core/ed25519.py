@@ -5,6 +5,7 @@ library accepted forgeries. It is loaded with the first use.
 """
 
 import functools
+from collections.abc import Callable
 
 PREFIX = "ed25519:"
 # Peers and issuers of one fleet fit many times; without a bound a stranger's keys would fill the memory.
@@ -53,13 +54,20 @@ def sign(seed: bytes, message: bytes) -> bytes:
 
 def verify(key: bytes, message: bytes, signature: bytes) -> bool:
     """Whether the signature is the key's over exactly this message. Never raises."""
+    if len(signature) != SIGNATURE_BYTES or not is_sound(key):
+        return False
+    crypto_sign_open, bad_signature = _opener()
+    try:
+        crypto_sign_open(signature + message, key)
+    except bad_signature:
+        return False
+    return True
+
+
+@functools.cache
+def _opener() -> tuple[Callable[[bytes, bytes], bytes], type[Exception]]:
+    """Found once: the import statements alone would be a tenth of a small verification."""
     from nacl.bindings import crypto_sign_open
     from nacl.exceptions import BadSignatureError
 
-    if len(signature) != SIGNATURE_BYTES or not is_sound(key):
-        return False
-    try:
-        crypto_sign_open(signature + message, key)
-    except BadSignatureError:
-        return False
-    return True
+    return crypto_sign_open, BadSignatureError

@@ -8,6 +8,7 @@ what the links allow; revoked, used before, not yet valid, expired, clock; then 
 protocols, and room. What a stranger signed is not even parsed.
 """
 
+import functools
 from collections.abc import Collection
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple
@@ -21,6 +22,7 @@ from ambientd.core.ed25519 import show_key
 from ambientd.core.policy import Policy
 from ambientd.core.signeditem import BODY_MAX_BYTES, SignedItem, issue
 from ambientd.core.trustedtime import Trusted
+from ambientd.wire.enums import Connectivity
 from ambientd.wire.messages import ErrorDetail
 
 LEASE, REVOCATION = "lease", "lease_revocation"
@@ -105,7 +107,8 @@ REASONS = {
     "other_network": "it is of another network (policy.network)",
     "other_node": "it is bound to another node",
     "no_identity": "this node has no identity that a lease could be bound to",
-    "state": "the state of the links does not allow it",
+    "no_upstream": "the node has no upstream",
+    "not_probed": "the links have not been probed yet",
     "revoked": "its issuer has revoked it",
     "used": "it was used before; a lease works once",
     "record_lost": "it was issued before this node lost its record of used leases",
@@ -127,6 +130,11 @@ REASONS = {
     "protocol_not_in_lease": "the lease does not allow this protocol",
     "bandwidth": "more bytes than the lease allows by now",
 }
+
+
+def no_link(state: Connectivity) -> Refusal:
+    """The refusal of a state of the links that does not allow it."""
+    return Refusal("not_probed" if state is Connectivity.UNKNOWN else "no_upstream", state.value)
 
 
 class End(StrEnum):
@@ -174,7 +182,10 @@ def build_item(seed: bytes, public: bytes, content: Content) -> SignedItem:
     raise ValueError("; ".join(f"{one.field} {one.message}" for one in parsed.details))
 
 
-_DECODERS: dict[Any, BodyDecoder[Any]] = {LEASE: BodyDecoder(Lease), REVOCATION: BodyDecoder(Revocation)}
+@functools.cache
+def _decoders() -> dict[str, BodyDecoder[Any]]:
+    """Made when the first item comes: most nodes never see one."""
+    return {LEASE: BodyDecoder(Lease), REVOCATION: BodyDecoder(Revocation)}
 
 
 def parse_body(body: bytes) -> Content | Problems:
@@ -185,7 +196,7 @@ def parse_body(body: bytes) -> Content | Problems:
     if fields is None:
         return _problem("body", "syntax", "is no canonical JSON object")
     kind = fields.get("kind")
-    decoder = _DECODERS.get(kind) if isinstance(kind, str) else None
+    decoder = _decoders().get(kind) if isinstance(kind, str) else None
     if decoder is None:
         return _problem("kind", "enum", f"must be {LEASE} or {REVOCATION}")
     missing = [name for name in ("kind", "v") if name not in fields]

@@ -1,4 +1,5 @@
-"""May this go out? The links, the lease and the policies are asked, in this order; the first no is told."""
+"""May this go out? It is asked whether the lease is known, then the links, the lease itself and the policies;
+the first no is told."""
 
 from collections.abc import Mapping
 
@@ -7,7 +8,7 @@ import msgspec
 from ambientd.core.connectivity import Action
 from ambientd.core.denials import Denial, Denied
 from ambientd.core.lease import REASONS as LEASE_REASONS
-from ambientd.core.lease import Refusal, allowance, unusable
+from ambientd.core.lease import Refusal, allowance, no_link, unusable
 from ambientd.core.policy import REASONS as POLICY_REASONS
 from ambientd.core.policy import Verdict, read_destination
 from ambientd.flows.leasebook import LeaseBook, Live
@@ -70,9 +71,9 @@ class EgressCheck:
         return await self._answer(msgspec.structs.replace(asked, lease_id=jti), Action.METER, count)
 
     async def _answer(self, asked: Asked, action: Action, count: int) -> Egress:
-        if not self._links.may(action):
-            return self._no(Refusal("state", self._links.state.value), None, asked)
         if asked.lease_id is None and asked.session_id is None:
+            if not self._links.may(action):
+                return self._no(no_link(self._links.state), None, asked)
             told = await self._policies.check(asked.destination, asked.protocol, address=asked.address)
             return self._by_policies(told, action)
         await self._book.ensure()
@@ -117,7 +118,7 @@ class EgressCheck:
 
     def _still(self, live: Live, action: Action) -> Refusal | None:
         if not self._links.may(action):
-            return Refusal("state", self._links.state.value)
+            return no_link(self._links.state)
         if not self._book.is_open(live):
             return Refusal("lease_ended")
         return unusable(live.held, self._book.time.look())
@@ -134,7 +135,7 @@ class EgressCheck:
 
     def _by_policies(self, verdict: Verdict, action: Action) -> Egress:
         if verdict.allowed and not self._links.may(action):
-            return self._no(Refusal("state", self._links.state.value), None, None)
+            return self._no(no_link(self._links.state), None, None)
         return Egress(
             allowed=verdict.allowed,
             code=verdict.reason,

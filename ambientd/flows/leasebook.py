@@ -4,10 +4,11 @@ Bytes are accounted for ahead of their use, some seconds' worth in one write. So
 write, and a crash can only make a lease smaller.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
+from ambientd.core.audit import RESTORED
 from ambientd.core.denials import Denials
 from ambientd.core.lease import BYTES_PER_MS, Held, Lease, Refusal, allowance, rebased
 from ambientd.core.leaserecords import LeaseRow
@@ -19,6 +20,7 @@ from ambientd.ports.store import Store, Transaction
 AHEAD_MS = 5_000  # of traffic at the lease's rate, accounted for in one write
 AHEAD_MIN = 64 * 1024
 SINCE = "leases.since_ms"
+RESTORED_SEQ = "leases.restored_seq"
 FORGOTTEN = "leases.forgotten_ms"
 
 
@@ -83,16 +85,30 @@ class LeaseBook:
         if self._loaded:
             return
         await self.time.load(self.store)
-        rows, begun = await self.store.read(lambda tx: (tx.leases.active(), tx.settings.get(SINCE)))
-        if begun is None:
-            # A database that stands for a damaged one does not know which leases were used.
-            since = self.time.look().now_ms if self.store.facts().degraded else 0
-            await self.store.write(lambda tx: tx.settings.put(SINCE, str(since)))
+        rows, lost = await self.store.read(lambda tx: (tx.leases.active(), self._lost(tx)))
+        if lost is not None:
+            await self.store.write(lost)
         if self._is_loaded():  # somebody else was faster
             return
         self._loaded = True
         for row in rows:
             self.add(row)
+
+    def _lost(self, tx: Transaction) -> Callable[[Transaction], None] | None:
+        """What to write when this database does not know all leases that were used: it stands for a damaged
+        one, or was put back from a backup. None when it does."""
+        restored = next(iter(tx.activity.latest(RESTORED, 1)), None)
+        seq = 0 if restored is None else restored.seq
+        if tx.settings.get(SINCE) is not None and number_at(tx, RESTORED_SEQ) >= seq:
+            return None
+        degraded = self.store.facts().degraded is not None
+        since = self.time.look().now_ms if restored is not None or degraded else 0
+
+        def put(tx: Transaction) -> None:
+            tx.settings.put(SINCE, str(max(since, number_at(tx, SINCE))))
+            tx.settings.put(RESTORED_SEQ, str(seq))
+
+        return put
 
     def _is_loaded(self) -> bool:
         return self._loaded

@@ -23,6 +23,7 @@ from ambientd.core.lease import (
     admit,
     authentic,
     left_ms,
+    no_link,
     over,
 )
 from ambientd.core.leaserecords import LeaseRow
@@ -50,7 +51,8 @@ NODE = "node"
 
 # How a refusal to activate is answered; what is not named is `LEASE_REFUSED`.
 _CODES = {
-    "state": "LINKS_REFUSE",
+    "no_upstream": "LINKS_REFUSE",
+    "not_probed": "LINKS_REFUSE",
     "used": "LEASE_OVER",
     "revoked": "LEASE_OVER",
     "expired": "LEASE_OVER",
@@ -118,7 +120,7 @@ class Leases:
         if not isinstance(found, Lease):
             return await self._refuse(Refusal("other_kind", "use the revocations' way in"), item, actor)
         if not self._links.may(Action.ACTIVATE_LEASE):
-            return await self._refuse(Refusal("state", str(self._links.state)), item, actor, found)
+            return await self._refuse(no_link(self._links.state), item, actor, found)
         policy = await self._policies.policy(found.policy_id)
         try:
             outcome = await self._start(found, item, policy, actor)
@@ -300,6 +302,22 @@ class Leases:
         if ends:
             await self._store.write(lambda tx: _forget(tx, time))
         return self._next(time)
+
+    async def close(self) -> None:
+        """At an orderly end: nothing is allowed any more, and what was used is kept as it is. Raises as
+        `Store` does; then what was accounted for counts as used."""
+        time = self.book.time.look()
+        figures = []
+        for live in self.book:
+            live.closing = True
+            figures.append(live.figures(time))
+
+        def work(tx: Transaction) -> None:
+            for held in figures:
+                tx.leases.save(held, exact=True)
+
+        if figures:
+            await self._store.write(work)
 
     async def _sessions_over(self) -> frozenset[str]:
         names = [live.lease.session_id for live in self.book]

@@ -247,7 +247,11 @@ class FileIdentity:
         if not os.path.lexists(self.path):
             return None
         stamp = rfc3339_ms(at).replace("-", "").replace(":", "").replace(".", "")
-        previous = self.path.with_name(f"{self.path.name}.previous-{stamp}")
+        name = f"{self.path.name}.previous-{stamp}"
+        previous, copy = self.path.with_name(name), 1
+        while os.path.lexists(previous):  # a clock that was set back
+            copy += 1
+            previous = self.path.with_name(f"{name}.{copy}")
         os.link(self.path, previous, follow_symlinks=False)
         if stat.S_ISREG(previous.lstat().st_mode):
             with suppress(OSError):  # another user's: it stays as it is

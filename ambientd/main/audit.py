@@ -58,20 +58,25 @@ class Outcome(NamedTuple):
 def run(argv: Sequence[str]) -> int:
     """The verb `audit`; returns its exit code."""
     parser = argparse.ArgumentParser(
-        prog="ambientd audit",
+        prog="ambientd audit verify",
         description=_HELP,
         epilog=_MORE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("verb", choices=["verify"], metavar="verify", help="the only one")
     parser.add_argument("file", nargs="?", metavar="FILE", help="an export; - is standard input")
     parser.add_argument("--key", metavar="KEY", help="whose checkpoints a FILE must have: ed25519:…")
     parser.add_argument("--json", action="store_true", help="JSON on standard output")
     parser.add_argument("--config", metavar="FILE", help="the main configuration file")
     parser.add_argument("--state-dir", metavar="DIR", help="the state directory")
+    words = list(argv)
+    if words[:1] == ["verify"]:
+        del words[0]
+    elif not {"-h", "--help"} & set(words):
+        complain("Error: ambientd audit does one thing: ambientd audit verify [FILE].")
+        return exits.USAGE
     try:
-        options = parser.parse_args(list(argv))
+        options = parser.parse_args(words)
     except SystemExit as stop:  # argparse has said why, or printed the help
         return int(stop.code or 0)
     key = None if options.key is None else parse_key(options.key)

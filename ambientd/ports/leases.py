@@ -25,8 +25,9 @@ class LeaseRepository(Protocol):
     def active(self) -> list[LeaseRow]:
         """All active leases."""
 
-    def save(self, held: Held) -> None:
-        """Keeps duration, bytes and denials of an active lease; `bytes` never become fewer."""
+    def save(self, held: Held, *, exact: bool = False) -> None:
+        """Keeps duration, bytes and denials of an active lease; `bytes` never become fewer unless they are
+        exact: nothing more will be used."""
 
     def end(self, held: Held, reason: str, at: str) -> bool:
         """Ends an active lease with its last figures. False when it had ended."""

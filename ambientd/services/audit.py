@@ -64,6 +64,7 @@ class AuditService:
         self._changed = changed
         self._log = log
         self._place: Place | None = None  # the chain was seen to hold up to here
+        self._looked = False
         self._signed = 0
         self._new_since: float | None = None  # when the first record behind the last checkpoint was seen
         self._look_at = 0.0
@@ -78,7 +79,7 @@ class AuditService:
 
     def status(self) -> AuditStatus | None:
         """The chain as it was last seen; None before that."""
-        if self._place is None and not self._breaks:
+        if not self._looked:
             return None
         broken = self._open_break()
         return AuditStatus(
@@ -184,6 +185,7 @@ class AuditService:
         if not seen.known:
             await self._tell_other_key(seen)
         await self._walk()
+        self._looked = True
         self._changed()
 
     async def _tidy_file(self, seen: Look, note: str | None) -> None:

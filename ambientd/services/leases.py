@@ -11,6 +11,8 @@ from ambientd.services.supervise import Log
 # this. Whoever asks meanwhile is answered by what is true then, so nothing depends on it.
 LOOK_SEC = 60.0
 AGAIN_SEC = 10.0
+LAST_SEC = 2.0  # at an orderly stop
+SOON_SEC = 0.1  # no sweep follows another at once, whatever it says is due
 
 
 class LeaseService:
@@ -23,14 +25,27 @@ class LeaseService:
         self._log = log
 
     async def run(self) -> None:
-        """Runs until cancelled."""
-        while True:
-            try:
-                wait = await self._leases.sweep()
-            except (StoreError, UnavailableError) as error:
-                self._log.warning("leases.sweep_failed", reason=str(error))
-                wait = AGAIN_SEC
-            if wait is None:
-                await self._bell.wait()
-            else:
-                await self._bell.wait(trio.current_time() + min(wait, LOOK_SEC))
+        """Runs until cancelled; at the end figures are kept as they are."""
+        try:
+            while True:
+                await self._once()
+        finally:
+            with trio.move_on_after(LAST_SEC, shield=True):
+                await self._close()
+
+    async def _once(self) -> None:
+        try:
+            wait = await self._leases.sweep()
+        except (StoreError, UnavailableError) as error:
+            self._log.warning("leases.sweep_failed", reason=str(error))
+            wait = AGAIN_SEC
+        if wait is None:
+            await self._bell.wait()
+        else:
+            await self._bell.wait(trio.current_time() + max(SOON_SEC, min(wait, LOOK_SEC)))
+
+    async def _close(self) -> None:
+        try:
+            await self._leases.close()
+        except (StoreError, UnavailableError) as error:
+            self._log.warning("leases.figures_unwritten", reason=str(error))

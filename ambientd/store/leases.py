@@ -23,8 +23,11 @@ _READ = (
 )
 _NEWEST = " ORDER BY activated_at DESC, jti"
 _FIND = f"{_READ} WHERE substr(jti, 1, ?1) = ?2 OR substr(jti, -?1) = ?2{_NEWEST} LIMIT ?3"
-_FIGURES = "boot_id = ?2, boot_ms = ?3, elapsed_ms = max(elapsed_ms, ?4), bytes = max(bytes, ?5), denied = ?6"
-_SAVE = f"UPDATE session_leases SET {_FIGURES} WHERE jti = ?1 AND state = 'active'"  # noqa: S608 - constants
+_SAVE = (
+    "UPDATE session_leases SET boot_id = ?2, boot_ms = ?3, elapsed_ms = max(elapsed_ms, ?4),"
+    " bytes = max(bytes, ?5), denied = ?6 WHERE jti = ?1 AND state = 'active'"
+)
+_SAVE_EXACT = _SAVE.replace("max(bytes, ?5)", "?5")
 # Here the bytes that were accounted for ahead of their use are given back.
 _END = (
     "UPDATE session_leases SET state = 'ended', end_reason = ?7, ended_at = ?8, boot_id = ?2, boot_ms = ?3,"
@@ -94,9 +97,10 @@ class SqliteLeases:
     def _rows(self, sql: str, bindings: tuple[Any, ...]) -> list[LeaseRow]:
         return [_row(*found) for found in self._connection.execute(sql, bindings)]
 
-    def save(self, held: Held) -> None:
-        """Keeps duration, bytes and denials of an active lease; `bytes` never become fewer."""
-        self._connection.execute(_SAVE, _figures(held))
+    def save(self, held: Held, *, exact: bool = False) -> None:
+        """Keeps duration, bytes and denials of an active lease; `bytes` never become fewer unless they are
+        exact: nothing more will be used."""
+        self._connection.execute(_SAVE_EXACT if exact else _SAVE, _figures(held))
 
     def end(self, held: Held, reason: str, at: str) -> bool:
         """Ends an active lease with its last figures. False when it had ended."""

@@ -16,4 +16,4 @@ SCHEMA_IDENTITY = "ambient.identity/1"
 
 PAGE_MAX = 1_000
 # Records of one stretch of a verification: some tenths of a second of one thread.
-STRETCH_MAX = 20_000
+STRETCH_MAX = 5_000

@@ -1,6 +1,6 @@
 """How fast a change of policy is everywhere, and what idle peers say, against serf in the same run.
 
-    python tests/bench/bench_peers.py [--short] [--nodes 3,10]
+    python tests/bench/bench_peers.py [--short] [--nodes 3,10] [--realtime]
 
 Every node is a daemon in a network namespace of its own. A change is one policy that an operator imports at
 one node; it has spread when the last node has it durably in force. serf's is a user event, until the last
@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ from tests.lan.kit import Counters, Lan, why_not
 
 BUDGET_SPREAD, BUDGET_IDLE = 0.1, 60.0
 SETTLE_SEC = 3.0
+REALTIME = ("chrt", "-r", "1")
 PATIENCE_SEC = 10.0
 
 
@@ -218,17 +219,17 @@ def _spreads(spread: Callable[[str, int], Spread], nodes: int, rounds: int) -> l
 
 
 @contextmanager
-def _serf(nodes: int) -> Iterator[Serf]:
-    with Lan(nodes) as lan, ExitStack() as stack:
+def _serf(nodes: int, before: Sequence[str]) -> Iterator[Serf]:
+    with Lan(nodes, before=before) as lan, ExitStack() as stack:
         yield Serf(lan, stack)
 
 
-def measure(nodes: int, rounds: int, seconds: float) -> tuple[Result, Result]:
-    """serf, then ours."""
-    with _serf(nodes) as serf:
+def measure(nodes: int, rounds: int, seconds: float, before: Sequence[str] = ()) -> tuple[Result, Result]:
+    """serf, then ours; `before` as of `Lan`."""
+    with _serf(nodes, before) as serf:
         theirs = _spreads(serf.spread, nodes, rounds)
         their_idle, their_cpu = _idle(serf.lan, [agent.pid for agent in serf.agents], min(seconds, 30.0))
-    with fleet_of(nodes, peers={"max_links": 64}) as fleet:
+    with fleet_of(nodes, before=before, peers={"max_links": 64}) as fleet:
         time.sleep(SETTLE_SEC)
         ours = _spreads(Ours(fleet).spread, nodes, rounds)
         pids = [member.node.pid for member in fleet.members]
@@ -263,6 +264,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--short", action="store_true", help="few changes, and a short look at idle traffic")
     parser.add_argument("--nodes", default="3,10", help="how many nodes, with commas")
+    parser.add_argument(
+        "--realtime", action="store_true", help="both before everything else, where the machine is not alone"
+    )
     options = parser.parse_args()
     why = why_not() or (None if shutil.which("serf") else "serf is not installed (apt-get install serf)")
     if why is not None:
@@ -270,7 +274,7 @@ def main() -> int:
     rounds, seconds = (9, 30.0) if options.short else (41, 250.0)
     tempfile.tempdir = "/tmp"
     for nodes in map(int, options.nodes.split(",")):
-        report(nodes, *measure(nodes, rounds, seconds))
+        report(nodes, *measure(nodes, rounds, seconds, REALTIME if options.realtime else ()))
     return 0
 
 

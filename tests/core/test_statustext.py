@@ -7,6 +7,7 @@ from ambientd.core.gatewaytext import gateway_problems
 from ambientd.core.health import health_of, problems_of
 from ambientd.core.statustext import Look, render, render_short
 from ambientd.core.text import age, cut, printable, width_of
+from ambientd.wire.autonomy_messages import AuditStatus
 from ambientd.wire.enums import AgentStatus, Health
 from ambientd.wire.messages import (
     AgentView,
@@ -260,3 +261,19 @@ def test_agents_of_one_name_are_told_apart() -> None:
     screen = render(document(agents=both), Look(width=100))
     assert "Tony (local)" in screen
     assert "Tony (gateway)" in screen
+
+
+@pytest.mark.parametrize(
+    ("audit", "line"),
+    [
+        (None, None),
+        (AuditStatus(records=7, head_seq=7, checkpoint_seq=7), None),
+        (AuditStatus(7, 7, reason="no checkpoints are signed"), "  audit    ! no checkpoints are signed"),
+        (AuditStatus(7, 7, broken_at=3, reason="gone"), "  audit    \u2715 broken at record 3: gone"),
+    ],
+)
+def test_the_audit_has_a_row_only_when_something_is_wrong(
+    audit: AuditStatus | None, line: str | None
+) -> None:
+    lines = render(document(audit=audit), Look()).splitlines()
+    assert [found for found in lines if found.startswith("  audit")] == ([] if line is None else [line])

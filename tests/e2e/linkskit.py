@@ -1,6 +1,6 @@
 """Connectivity as a test says, in a real daemon: the state is read from a file at every question.
 
-The links themselves are another part's; here they are replaced where the policy cache is built.
+What probes say is replaced for everybody who asks; the machine behind it goes on.
 """
 
 from pathlib import Path
@@ -13,29 +13,22 @@ import sys
 from importlib.abc import MetaPathFinder
 from importlib.machinery import PathFinder
 
-class Links:
-    @property
-    def state(self):
-        from ambientd.wire.enums import Connectivity
-        return Connectivity(open({state!r}).read().strip())
-
-    def may(self, action):
-        from ambientd.core.connectivity import may
-        return may(self.state, action)
+def connectivity(name):
+    from ambientd.wire.enums import Connectivity
+    return Connectivity(open({state!r}).read().strip())
 
 class Hook(MetaPathFinder):
     def find_spec(self, name, path, target=None):
-        if name != "ambientd.app.policy_parts":
+        if name != "ambientd.services.connectivity":
             return None
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path)
         execute = spec.loader.exec_module
         def exec_module(module):
             execute(module)
-            build = module.PolicyPart.__init__
-            def init(self, *args, **kwargs):
-                build(self, *args, **{{**kwargs, "links": Links()}})
-            module.PolicyPart.__init__ = init
+            service = module.ConnectivityService
+            service.state = property(connectivity)
+            service.may = lambda self, action: module.may(self.state, action)
         spec.loader.exec_module = exec_module
         return spec
 

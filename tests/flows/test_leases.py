@@ -6,17 +6,19 @@ import pytest
 import trio
 
 from ambientd.core.denials import WINDOW_SEC
-from ambientd.core.lease import LIFE_MAX_MS
+from ambientd.core.lease import LIFE_MAX_MS, REASONS
 from ambientd.core.records import SessionChange
 from ambientd.core.rejection import Rejected
 from ambientd.core.timefmt import from_ms
+from ambientd.flows.audit import restored_entry
 from ambientd.flows.leases import FORGET_AFTER_MS, METERED_SEC, Activated, Ended, Revoked
 from ambientd.ports.errors import StoreFullError
+from ambientd.store.idle import append_audit
 from ambientd.wire.enums import Connectivity, SessionStatus
 from tests.fakes.trustedtime import START_MS, HandTime
 from tests.flows.leaserig import ALLOWED, LEASES, POLICIES, STRANGER, leased
 from tests.leasekit import DAY, HOUR, LeaseIssuer
-from tests.store.kit import ingest
+from tests.store.kit import StillClock, ingest
 
 MB = 1_000_000
 
@@ -100,16 +102,20 @@ async def test_every_refusal_is_audited_and_leaves_nothing(tmp_path: Path) -> No
         assert await rig.activate(LEASES.lease()) == "ok"
 
 
-@pytest.mark.parametrize("state", [Connectivity.NO_UPSTREAM, Connectivity.UNKNOWN])
-async def test_without_upstream_nothing_is_activated_or_goes_out(tmp_path: Path, state: Connectivity) -> None:
+@pytest.mark.parametrize(
+    ("state", "code"), [(Connectivity.NO_UPSTREAM, "no_upstream"), (Connectivity.UNKNOWN, "not_probed")]
+)
+async def test_without_upstream_nothing_is_activated_or_goes_out(
+    tmp_path: Path, state: Connectivity, code: str
+) -> None:
     async with leased(tmp_path / "a.db") as rig:
         assert await rig.activate(LEASES.lease()) == "ok"
         rig.links.state = state
-        assert await rig.activate(LEASES.lease("lease-2")) == "state"
-        assert await rig.code() == "state"
-        assert await rig.code(session_id="ses-1") == "state"
-        assert await rig.meter(1) == "state"
-        assert (await rig.check()).reason == f"the state of the links does not allow it: {state.value}"
+        assert await rig.activate(LEASES.lease("lease-2")) == code
+        assert await rig.code() == code
+        assert await rig.code(session_id="ses-1") == code
+        assert await rig.meter(1) == code
+        assert (await rig.check()).reason == f"{REASONS[code]}: {state.value}"
         rig.links.state = Connectivity.OFFLINE
         assert await rig.code() == "allowed"
         assert await rig.code(session_id="ses-1") == "allowed"
@@ -454,6 +460,25 @@ async def test_a_lost_record_bars_what_was_issued_before(tmp_path: Path) -> None
     source.run(60_000)
     async with leased(path, source) as rig:
         assert await rig.activate(LEASES.lease()) == "record_lost"
+        assert await rig.activate(LEASES.lease("new", issued_at=source.wall_ms)) == "ok"
+
+
+async def test_a_backup_put_back_does_not_make_used_leases_new(tmp_path: Path) -> None:
+    source = HandTime()
+    path = tmp_path / "a.db"
+    async with leased(path, source) as rig:
+        assert await rig.code() == "allowed"
+    backup = path.read_bytes()
+    async with leased(path, source) as rig:
+        assert await rig.activate(LEASES.lease()) == "ok"
+    path.write_bytes(backup)
+    source.run(60_000)
+    entry = restored_entry(at=from_ms(source.wall_ms), actor="uid:0", made_at="", records=0, former=None)
+    append_audit(path, entry, StillClock())
+    for _ in range(2):
+        async with leased(path, source) as rig:
+            assert await rig.activate(LEASES.lease()) == "record_lost"
+    async with leased(path, source) as rig:
         assert await rig.activate(LEASES.lease("new", issued_at=source.wall_ms)) == "ok"
 
 

@@ -148,9 +148,9 @@ class LanFleet:
 
 
 @contextmanager
-def fleet_of(size: int, **options: Any) -> Iterator[LanFleet]:
-    """A running fleet, everybody linked with everybody; gone afterwards."""
-    with Lan(size) as lan:
+def fleet_of(size: int, *, before: Sequence[str] = (), **options: Any) -> Iterator[LanFleet]:
+    """A running fleet, everybody linked with everybody; gone afterwards. `before` as of `Lan`."""
+    with Lan(size, before=before) as lan:
         fleet = LanFleet(lan, **options)
         failed = True
         try:

@@ -39,16 +39,17 @@ class Counters(NamedTuple):
 
 
 class Host(NamedTuple):
-    """One namespace, with its address on the LAN."""
+    """One namespace, with its address on the LAN. `before` is what every command there is put behind."""
 
     number: int
     namespace: str
     address: str
+    before: tuple[str, ...] = ()
 
     @property
     def wrapper(self) -> list[str]:
         """What a command is put behind to run there; the command keeps the pid."""
-        return ["ip", "netns", "exec", self.namespace]
+        return ["ip", "netns", "exec", self.namespace, *self.before]
 
     def start(
         self, command: Sequence[str], *, env: Mapping[str, str] | None = None, out: IO[bytes] | None = None
@@ -74,11 +75,11 @@ class Host(NamedTuple):
 class Lan:
     """Use it with `with`; everything is gone afterwards. `hosts` are numbered from 0."""
 
-    def __init__(self, size: int) -> None:
-        """Makes nothing yet."""
+    def __init__(self, size: int, *, before: Sequence[str] = ()) -> None:
+        """Makes nothing yet. `before`: a program that every command is run by, such as `chrt -r 1`."""
         prefix = f"amb{os.getpid():x}-{next(_NUMBERS)}"
         self._switch = f"{prefix}-sw"
-        self.hosts = tuple(Host(i, f"{prefix}-{i}", f"{_SUBNET}.{i + 1}") for i in range(size))
+        self.hosts = tuple(Host(i, f"{prefix}-{i}", f"{_SUBNET}.{i + 1}", tuple(before)) for i in range(size))
 
     def __enter__(self) -> Self:
         try:

@@ -39,7 +39,12 @@ def _connectivity() -> set[str]:
     return {f"R1.{number}" for number in (47, 48, 49, 50, 51, 53, 56)} | {"N2", "N9"}
 
 
-LISTS = {"ledger": _ledger(), "gateway": _gateway(), "connectivity": _connectivity()}
+LISTS = {
+    "ledger": _ledger(),
+    "gateway": _gateway(),
+    "connectivity": _connectivity(),
+    "leases": {"T3", "T5"},
+}
 
 
 def ids_of(path: Path) -> set[str]:

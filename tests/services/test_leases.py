@@ -28,6 +28,9 @@ class _Counted:
         self.at.append(trio.current_time() - self._began)
         return await self._leases.sweep()
 
+    async def close(self) -> None:
+        await self._leases.close()
+
 
 async def test_sweeps_come_when_something_is_due(tmp_path: Path, autojump_clock: MockClock) -> None:
     source = HandTime()
@@ -48,8 +51,23 @@ async def test_sweeps_come_when_something_is_due(tmp_path: Path, autojump_clock:
         assert looked[:2] == [0, LOOK_SEC]
         assert 89 <= looked[2] <= 90
         await trio.sleep(100_000)
-        assert len(counted.at) <= 5
+        assert len(counted.at) <= 6
         nursery.cancel_scope.cancel()
+
+
+async def test_an_orderly_end_gives_back_what_was_accounted_for_and_not_used(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    source = HandTime()
+    async with leased(tmp_path / "a.db", source) as rig, trio.open_nursery() as nursery:
+        nursery.start_soon(LeaseService(leases=rig.leases, bell=Bell(), log=ListLog()).run)
+        await rig.activate(LEASES.lease())
+        await rig.meter(1_000)
+        await trio.sleep(1)
+        nursery.cancel_scope.cancel()
+    async with leased(tmp_path / "a.db", source) as rig:
+        (row,) = await rig.leases.page(active=True, limit=1)
+        assert row.held.bytes == 1_000
 
 
 async def test_a_store_that_fails_is_tried_again(tmp_path: Path, autojump_clock: MockClock) -> None:

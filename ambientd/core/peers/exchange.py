@@ -122,7 +122,7 @@ class Exchange:
         self._peer_gives = False
         self._told_root = b""
         self._before = Traffic()
-        self._digest_due = self._round_at = now
+        self._digest_due = self._round_at = self._polite_until = now
         self._answer_due: float | None = None
         self._messages, self._unasked = Bucket(MESSAGES, now), Bucket(UNASKED_BYTES, now)
         self._served, self._pushes = Bucket(SERVED_BYTES, now), Bucket(PUSHES, now)
@@ -149,7 +149,7 @@ class Exchange:
         if self._answer_due is not None and not self._merging:
             due.append(self._answer_due)
         if self._round_wanted and self._is_idle:
-            due.append(self._round_at)
+            due.append(max(self._round_at, self._polite_until))
         return min(due)
 
     # -- what happens --------------------------------------------------------------------------------------
@@ -258,8 +258,13 @@ class Exchange:
         if self._asked_digest:
             self._asked_digest, self._answer_due = False, None
             self._begin_forced()
-        else:
-            self._round_wanted = True
+            return
+        if not (self._may_send and len(self._have) > digest.count):
+            self._polite_until = now
+        elif not self._round_wanted:
+            # The peer asks first: mostly it lacks what we have, and then there is nothing to ask for.
+            self._polite_until = now + SETTLE
+        self._round_wanted = True
 
     def _on_offer(self, offer: Offer) -> None:
         ids = split_ids(offer.ids)
@@ -318,8 +323,8 @@ class Exchange:
             self._refuse(checked, moment.now)
             return
         ids = tuple(item.item_id for item in checked.snapshot.items)
-        if not ids:
-            raise BrokenRuleError("a snapshot of nothing")
+        if not ids or len(set(ids)) != len(ids):
+            raise BrokenRuleError("a snapshot of nothing, or of an item twice")
         if not pushed:
             self._pull.received(ids, last=items.last, answer=items.answer)
         self._told.add(ids)
@@ -362,7 +367,7 @@ class Exchange:
             self._before = msgspec.structs.replace(self._traffic)
             self._asked_digest, self._answer_due = True, now + ANSWER_WITHIN
             self._send_digest(now, asks=True)
-        elif self._round_wanted and self._is_idle and now >= self._round_at:
+        elif self._round_wanted and self._is_idle and now >= max(self._round_at, self._polite_until):
             self._round_wanted = False
             if self._is_round_due:
                 self._before = msgspec.structs.replace(self._traffic)

@@ -43,13 +43,8 @@ class SignerFloor(msgspec.Struct, frozen=True):
         taken for new.
         """
         seen = LineFloor(line, sequence, issued_at)
-        lines = (*(known for known in self.lines if known.line != line), seen)
-        gone = lines[:-LINES_KEPT]
-        return SignerFloor(
-            max(self.version, version),
-            max(self.since, *(known.issued_at for known in gone)) if gone else self.since,
-            lines[-LINES_KEPT:],
-        )
+        others = tuple(known for known in self.lines if known.line != line)
+        return _bounded(max(self.version, version), self.since, (*others, seen))
 
 
 class Floors(msgspec.Struct, frozen=True):
@@ -66,14 +61,19 @@ class Floors(msgspec.Struct, frozen=True):
 
 def merged(one: SignerFloor, other: SignerFloor) -> SignerFloor:
     """The higher of two floors of one sender in every respect, for floors raised on two ways at once."""
-    result = SignerFloor(max(one.version, other.version), max(one.since, other.since), one.lines)
+    lines = {line.line: line for line in one.lines}
     for line in other.lines:
-        known = result.line(line.line)
-        if known is None or known.sequence < line.sequence:
-            result = result.raised(
-                version=0, line=line.line, sequence=line.sequence, issued_at=line.issued_at
-            )
-    return result
+        known = lines.get(line.line, line)
+        lines[line.line] = LineFloor(
+            line.line, max(known.sequence, line.sequence), max(known.issued_at, line.issued_at)
+        )
+    by_age = sorted(lines.values(), key=lambda line: line.issued_at)
+    return _bounded(max(one.version, other.version), max(one.since, other.since), tuple(by_age))
+
+
+def _bounded(version: int, since: int, lines: tuple[LineFloor, ...]) -> SignerFloor:
+    gone = (line.issued_at for line in lines[:-LINES_KEPT])
+    return SignerFloor(version, max(since, *gone, 0), lines[-LINES_KEPT:])
 
 
 class SendLine(msgspec.Struct, frozen=True):

@@ -128,7 +128,7 @@ def test_more_ids_than_a_node_may_hold_end_the_link() -> None:
     one = liar()
     held = [number.to_bytes(4) + bytes(24) + at.to_bytes(4) for number in range(300) for at in range(1024)]
     one.victim.have.replace(held)
-    (compare,) = one.say(Digest(seed_of("root"), 5, gives=True, asks=False)).heard()
+    (compare,) = one.say(Digest(seed_of("root"), 10**6, gives=True, asks=False)).heard()
     assert isinstance(compare, Compare)
     request = compare.request
     for number in range(300):
@@ -160,6 +160,13 @@ def test_the_same_item_twice_in_one_answer_ends_the_link() -> None:
     assert set(one.victim.items) == {item(1).item_id}
     one.say(Items(request, HERE, one.snapshot(item(1)), last=True))
     assert reason(one) is CloseReason.PROTOCOL
+
+
+def test_an_item_under_two_signatures_is_no_two_items() -> None:
+    one = liar()
+    one.push(item(1), SignedItem(item(1).body, ISSUER, bytes(64)))
+    assert reason(one) is CloseReason.PROTOCOL
+    assert one.victim.taken == []
 
 
 def test_a_request_before_the_last_was_answered_ends_the_link() -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from ambientd.core.peerlink import SILENT_AT_LEAST, State
 from ambientd.core.peers.effects import Deliver, Outcome
-from ambientd.core.peers.exchange import ANSWER_WITHIN, SETTLE
+from ambientd.core.peers.exchange import ANSWER_WITHIN, RETRY_AFTER, SETTLE
 from ambientd.core.peers.frames import Answer, CloseReason, Compare, Digest, Items, Listing, Offer, Want
 from ambientd.core.signeditem import SignedItem
 from ambientd.core.snapshot import Moment
@@ -386,3 +386,63 @@ def test_an_offer_of_what_is_known_is_not_answered() -> None:
     assert liar.say(Offer(item(1).item_id)).heard() == []
     want = liar.say(Offer(item(1).item_id + item(2).item_id)).heard()
     assert [message.ids for message in want if isinstance(message, Want)] == [item(2).item_id]
+
+
+def test_what_a_peer_sent_is_not_told_to_it_again_and_a_change_only_once() -> None:
+    one, other = pair()
+    liar = Liar(one, other).greet()
+    liar.heard()
+    # The end of the link calls `changed` for what came, as for every link.
+    assert liar.push(item(1)).heard() == []
+    assert list(other.items) == [item(1).item_id]
+    ids = other.put(item(2))
+    for _ in range(2):
+        liar.end.do(liar.end.link.changed(0.0, added=ids))
+    (pushed,) = liar.heard()
+    assert isinstance(pushed, Items)
+    ids = other.put(item(3))
+    for _ in range(2):
+        liar.end.do(liar.end.link.changed(0.0, added=ids, forwarded=True))
+    assert liar.heard() == [Offer(ids[0])]
+
+
+def test_a_round_that_was_cut_short_is_tried_again_by_itself() -> None:
+    one, other = pair(interval=3600.0)
+    liar = Liar(one, other).greet()
+    liar.heard()
+    (compare,) = liar.say(Digest(seed_of("x"), 1, gives=True, asks=False)).heard()
+    assert isinstance(compare, Compare)
+    mask = bytes(32)
+    assert liar.say(Listing(compare.request, Answer.NOT_NOW, mask, b"", last=True)).heard() == []
+    assert [report.outcome for report in liar.end.rounds] == [Outcome.NOT_NOW]
+    due = liar.end.link.deadline
+    assert due == RETRY_AFTER
+    liar.end.do(liar.end.link.tick(due), due)
+    (again,) = liar.heard()
+    assert isinstance(again, Compare)
+    liar.now = due
+    liar.say(Listing(again.request, Answer.HERE, mask, b"", last=True))
+    assert [report.outcome for report in liar.end.rounds] == [Outcome.NOT_NOW, Outcome.DONE]
+    assert liar.end.link.deadline == 3600.0
+
+
+def test_a_slow_merge_is_no_silence_of_the_peer() -> None:
+    one, other = pair()
+    liar = Liar(one, other).greet()
+    liar.heard()
+    (compare,) = liar.say(Digest(seed_of("x"), 1, gives=True, asks=False)).heard()
+    assert isinstance(compare, Compare)
+    wanted = sorted((item(1), item(2)), key=lambda one: one.item_id)
+    listed = b"".join(one.item_id for one in wanted)
+    (want,) = liar.say(Listing(compare.request, Answer.HERE, b"\xff" * 32, listed, last=True)).heard()
+    assert isinstance(want, Want)
+    link = liar.end.link
+    first = Items(want.request, Answer.HERE, liar.snapshot(wanted[0]), last=False)
+    (delivery,) = link.received(liar.out.wrap(first), Moment(0.0, AT_MS))
+    assert isinstance(delivery, Deliver)
+    # The disk takes a minute; what the peer sent meanwhile has not been read yet.
+    assert link.tick(ANSWER_WITHIN + 20) == ()
+    other.merge(delivery)
+    assert link.merged(ANSWER_WITHIN + 20, added=1, kept=0, refused=0) == ()
+    assert link.tick(ANSWER_WITHIN + 21) == ()
+    assert link.state is State.OPEN
