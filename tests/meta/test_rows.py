@@ -44,6 +44,7 @@ LISTS = {
     "gateway": _gateway(),
     "connectivity": _connectivity(),
     "leases": {"T3", "T5"},
+    "fleet": {f"R1.{number}" for number in (20, 24, 25, 26, 28, 34)},
 }
 
 
