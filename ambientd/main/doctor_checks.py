@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
@@ -29,6 +30,7 @@ from ambientd.host.feedread import last_lines, open_for_reading
 from ambientd.host.gateway_credentials import KEY_FILE, LookingCredentials, is_wanted
 from ambientd.host.identity import FileIdentity
 from ambientd.host.secrets import ENV_CREDENTIALS
+from ambientd.main.doctor_peers import check_peers, compare_clocks
 from ambientd.net.ask import AskError, Told, ask
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import StoreError, UnavailableError
@@ -38,6 +40,7 @@ from ambientd.wire.messages import StatusDocument
 
 PROBE_SEC = 1.7
 PAGES_SEC = 1.2
+METER_SEC = 0.2
 SYNCHRONISED = "/run/systemd/timesync/synchronized"
 KEYS = (KEY_FILE, "identity.key")
 _FILE_MAX = 64 * 1024
@@ -213,7 +216,8 @@ def _check_clock(scene: Scene) -> Finding:
     problems = () if scene.status is None else scene.status.problems
     doubt = next((one.text for one in problems if one.id == CLOCK_IN_DOUBT), None)
     synchronised = os.path.exists(SYNCHRONISED)
-    return doctor.judge_clock(scene.clock.now(), told, synchronised=synchronised, doubt=doubt)
+    found = doctor.judge_clock(scene.clock.now(), told, synchronised=synchronised, doubt=doubt)
+    return found if scene.status is None else compare_clocks(scene.socket, found)
 
 
 def _instants(scene: Scene) -> Iterator[tuple[str, datetime]]:
@@ -399,6 +403,11 @@ def _check_links(scene: Scene) -> Finding:
     return doctor.judge_links(read_links(), wanted=wanted)
 
 
+def _check_peers(scene: Scene) -> Finding:
+    socket = None if scene.status is None else scene.socket
+    return check_peers(socket, scene.loaded.config, scene.clock.now())
+
+
 def _check_control(scene: Scene) -> Finding:
     status = scene.status
     if status is not None and status.control is not None and status.state is not None:
@@ -425,6 +434,26 @@ def _ask_control(address: ControlAddress, ca_file: str | None) -> Answer:
     return trio.run(partial(probes.ask_control, address, ca_file=ca_file, seconds=PROBE_SEC))
 
 
+# --- power
+
+
+def _check_power(scene: Scene) -> Finding:
+    """The daemon's meter if it has one; else what this user finds, so that it is told why there is none."""
+    if scene.status is not None and scene.status.delta_v is not None:
+        found = doctor.judge_daemon_power(scene.status.delta_v)
+        if found is not None:
+            return found
+    from ambientd.core.power import choose_power
+    from ambientd.host.meters import HostMeters
+
+    meters = HostMeters(monotonic=scene.clock.monotonic)
+    meters.take()
+    threading.Event().wait(METER_SEC)  # counters tell nothing but what was used between two looks
+    reading = meters.take()
+    power = choose_power(reading.power, busy_cores=reading.busy_cores, idle_power=0.0, core_power=0.0)
+    return doctor.judge_power(power, [meter.problem for meter in reading.power if meter.problem])
+
+
 def _absent(what: str) -> Callable[[Scene], Finding]:
     return lambda _scene: skip(what)
 
@@ -441,8 +470,8 @@ ALL: Mapping[str, Callable[[Scene], Finding]] = {
     "links.up": _check_links,
     "gateway.link": _check_gateway,
     "control.link": _check_control,
-    "peers.seen": _absent("this version has no peers"),
+    "peers.seen": _check_peers,
     "pulse.feed": _check_pulse,
-    "power.meter": _absent("this version measures no power"),
+    "power.meter": _check_power,
 }
 """Every check by its id, in the order of `core.doctor.CHECKS`."""
