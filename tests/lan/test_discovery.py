@@ -57,6 +57,8 @@ def test_a_flood_of_announcements_costs_little_and_dials_nobody(tmp_path: Path) 
             # A goodbye, links that live, and eight dials at once, of which most end at the neighbour's
             # absence; not one answer or dial for each of what came.
             assert sent < 300, sent
+            assert fleet[0].node.log_events("peers.discovery_paused")
+            assert not fleet[0].node.log_events("service.crashed")
             assert fleet.is_linked()
             fleet[0].take(bundle(tmp_path, fleet[0].node, "after"))
             until(lambda: fleet.hold("after"), 5)
