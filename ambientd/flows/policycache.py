@@ -99,18 +99,18 @@ class PolicyCache:
         self._changed = changed
         self._stale = stale
         self._ids: frozenset[bytes] = frozenset()
+        self._gone = 0  # how many of those that are loaded are not among the ids
         self._loaded = _Loaded(-1, [], array("q"), Facts(totals=PolicyTotals()))
 
     # --- from memory
 
     def ids(self) -> frozenset[bytes]:
         """Ids of the items that peers are told of, without those that have expired."""
-        loaded, now = self._loaded, self._now()
-        if loaded.expiries and loaded.expiries[0] <= now:
-            gone = bisect_right(loaded.expiries, now)
-            del loaded.ids[:gone]
-            del loaded.expiries[:gone]
-            self._ids = frozenset(loaded.ids)
+        loaded = self._loaded
+        # Counted anew each time: a wall clock that was wrong may say that they are valid again.
+        gone = bisect_right(loaded.expiries, self._now())
+        if gone != self._gone:
+            self._ids, self._gone = frozenset(loaded.ids[gone:]), gone
         return self._ids
 
     @property
@@ -130,6 +130,9 @@ class PolicyCache:
 
     def _now(self) -> int:
         return to_ms(self._clock.now())
+
+    def _reached(self) -> int:
+        return to_ms(self._clock.reached())
 
     # --- for peers
 
@@ -247,13 +250,13 @@ class PolicyCache:
 
     async def load(self) -> None:
         """Reads ids and figures; what is in memory already stays when it is newer."""
-        now, issuers = self._now(), self._issuers()
+        now, reached, issuers = self._now(), self._reached(), self._issuers()
 
         def work(tx: Transaction) -> _Loaded:
             ids: list[bytes] = []
             expiries = array("q")
             for item_id, not_after in tx.policies.exposed(issuers):
-                if not_after > now:
+                if not_after > reached:
                     ids.append(item_id)
                     expiries.append(not_after)
             changed = tx.settings.get(_CHANGED)
@@ -265,14 +268,14 @@ class PolicyCache:
 
         loaded = await self._store.read(work)
         if loaded.generation >= self._loaded.generation:
-            self._loaded, self._ids = loaded, frozenset(loaded.ids)
+            self._loaded, self._ids, self._gone = loaded, frozenset(loaded.ids), 0
             self._changed()
 
     async def sweep(self) -> int:
-        """Drops what has expired; what was held behind it takes its place. Returns how many policies were
-        looked at; when it is `SWEEP_MAX`, more wait."""
-        at, issuers = self._clock.now(), self._issuers()
-        now = to_ms(at)
+        """Drops what has certainly expired; what was held behind it takes its place.
+
+        Returns how many policies were looked at; when it is `SWEEP_MAX`, more wait."""
+        at, issuers, now = self._clock.now(), self._issuers(), self._reached()
 
         def work(tx: Transaction) -> int:
             due = tx.policies.due(now, SWEEP_MAX)
@@ -310,6 +313,7 @@ class PolicyCache:
         trust = Trust(
             network=self._network, issuers=issuers, now=to_ms(at), doubt=self._clock.doubt is not None
         )
+        reached = self._reached()
         # Signatures take their time: in a reader's thread, not in the loop and not in the writer.
         examined = await self._store.read(lambda _: _examined(items, trust))
         allowed = merge.decides or self._links.may(Action.ADD_POLICIES)
@@ -317,7 +321,7 @@ class PolicyCache:
         def work(tx: Transaction) -> list[ItemReport]:
             if first is not None and not merge.dry_run:
                 first(tx)
-            board = _Board(tx, trust, merge, self._max_items)
+            board = _Board(tx, trust, merge, reached=reached, max_items=self._max_items)
             board.load(examined)
             reports = [board.place(item_id, one, allowed=allowed) for item_id, one in board.ordered(examined)]
             if not merge.dry_run:
@@ -402,8 +406,12 @@ def _examined(items: Sequence[SignedItem], trust: Trust) -> list[_Examined]:
 class _Board:
     """The policies that one call touches, before and after."""
 
-    def __init__(self, tx: Transaction, trust: Trust, merge: _Merging, max_items: int) -> None:
+    def __init__(
+        self, tx: Transaction, trust: Trust, merge: _Merging, *, reached: int, max_items: int
+    ) -> None:
+        """`reached`: what had expired by then (ms) makes room; a clock in doubt overwrites nothing."""
         self._tx = tx
+        self._reached = reached
         self._trust = trust
         self._merge = merge
         self._max_items = max_items
@@ -414,7 +422,7 @@ class _Board:
     def load(self, examined: Sequence[_Examined]) -> None:
         names = {one.content.id for _, one in examined if isinstance(one, Candidate)}
         found = self._tx.policies.known(sorted(names), self._trust.issuers)
-        self._known = {name: settle(found.get(name, UNKNOWN), self._trust.now) for name in names}
+        self._known = {name: settle(found.get(name, UNKNOWN), self._reached) for name in names}
 
     def ordered(self, examined: Sequence[_Examined]) -> list[_Examined]:
         """Who only adds brings the highest revision first, so that it is the one that takes force; who

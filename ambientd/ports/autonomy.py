@@ -45,6 +45,10 @@ class TrustedClock(Protocol):
     def now(self) -> datetime:
         """The instant to hold expiry against: the later of wall clock and high-water mark."""
 
+    def reached(self) -> datetime:
+        """The instant that has certainly been reached; never later than `now`. What is thrown away for being
+        old is held against this one: a wall clock that is wrong for a minute must not cost what is kept."""
+
     @property
     def doubt(self) -> str | None:
         """Why the wall clock is not believed at the moment, in words; None when it is."""

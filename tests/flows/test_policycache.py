@@ -239,6 +239,37 @@ def test_what_expires_goes_and_what_was_held_follows(tmp_path: Path) -> None:
     trio.run(run, tmp_path, test)
 
 
+def test_a_wall_clock_that_is_wrong_for_a_minute_costs_nothing_that_is_kept(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        gone = ISSUER.policy("gone", 3)
+        await rig.bring(ISSUER.policy("web"), gone)
+        await rig.update(ISSUER.tombstone("gone", 3))
+        before, ids = rig.dump(), rig.cache.ids()
+        rig.clock.claim(days=9000)
+        assert not await rig.allowed("https://web.example")
+        assert rig.cache.ids() == frozenset()
+        assert await rig.cache.sweep() == 0
+        await rig.cache.load()
+        assert rig.dump() == before
+        rig.clock.claim()
+        assert rig.cache.ids() == ids
+        assert await rig.allowed("https://web.example")
+        assert await rig.take(gone) == (0, 0, ["removed"])
+
+    trio.run(run, tmp_path, test)
+
+
+def test_what_has_expired_by_a_clock_in_doubt_only_is_overwritten_by_no_peer(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        await rig.bring(ISSUER.policy("web", 1, not_after=AT + 1000))
+        rig.clock.claim(seconds=60)
+        assert await rig.take(ISSUER.policy("web", 2, "https://web2.example")) == (0, 1, [])
+        rig.clock.claim()
+        assert await rig.allowed("https://web.example")
+
+    trio.run(run, tmp_path, test)
+
+
 def test_no_more_items_are_kept_than_are_wanted(tmp_path: Path) -> None:
     async def test(rig: Rig) -> None:
         brought = await rig.bring(*(ISSUER.policy(f"p{number}") for number in range(5)))

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,9 @@ class Time(TrioWallClock):
     """Implements `ports.autonomy.TrustedClock`."""
 
     doubt: str | None = None
+
+    def reached(self) -> datetime:
+        return self.now()
 
 
 class PeerNode:
