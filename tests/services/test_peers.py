@@ -9,7 +9,7 @@ from trio.testing import MockClock
 
 from ambientd.config.peers import PeerAddress
 from ambientd.core.ed25519 import show_key
-from ambientd.core.peerbook import TrustedPeer
+from ambientd.core.peerbook import PeerBook, TrustedPeer
 from ambientd.core.peers.floors import SendLine
 from ambientd.core.signeditem import issue
 from ambientd.ports.errors import StoreError
@@ -17,6 +17,7 @@ from ambientd.services.peers.counting import STRIDE, Counting
 from ambientd.wire.enums import Connectivity
 from tests.fakes.clock import EPOCH
 from tests.fakes.peeridentity import NamedIdentity, seed_of
+from tests.fakes.peerlan import LATENCY_SEC
 from tests.fakes.store import CrashError
 from tests.services.peerrig import item, lan_of, until
 
@@ -101,6 +102,24 @@ async def test_trust_takes_effect_at_once_and_so_does_its_end(
         await until(lambda: not rig["a"].linked)
         await until(lambda: rig["a"].host.bound is None)
         assert rig["a"].items.held
+
+
+async def test_an_end_of_trust_counts_for_a_link_that_is_just_beginning(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with lan_of(tmp_path, "a", "b") as rig:
+        rig["a"].settings["static"] = ()
+        rig["a"].trusts = ("b", "c")
+        rig["b"].put(item(1))
+        rig.start()
+        service = rig["a"].service
+        while not service._links:
+            await trio.sleep(LATENCY_SEC / 10)
+        assert not service.open
+        service.trust_changed(PeerBook((show_key(NamedIdentity("c").public_key),)))
+        await trio.sleep(5)
+        assert not rig["a"].linked
+        assert not rig["a"].items.held
 
 
 async def test_without_an_upstream_a_node_receives_and_does_not_send(

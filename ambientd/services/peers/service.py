@@ -369,6 +369,8 @@ class PeersService:
 
     def opened(self, link: Link) -> str | None:
         """See `Host`."""
+        if link.peer not in self.book.keys:  # it was trusted when the link began
+            return "this node does not trust the peer any more"
         other = self.open.get(link.peer)
         if other is not None:
             loser = self._loser(other, link)
