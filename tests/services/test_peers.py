@@ -8,9 +8,11 @@ import trio
 from trio.testing import MockClock
 
 from ambientd.config.peers import PeerAddress
+from ambientd.core.audit import RESTORED
 from ambientd.core.ed25519 import show_key
 from ambientd.core.peerbook import PeerBook, TrustedPeer
 from ambientd.core.peers.floors import SendLine
+from ambientd.core.records import AuditEntry
 from ambientd.core.signeditem import issue
 from ambientd.ports.errors import StoreError
 from ambientd.services.peers.counting import STRIDE, Counting
@@ -320,6 +322,21 @@ async def test_no_number_is_given_twice_over_crashes(tmp_path: Path, autojump_cl
         assert kept[0].next > max(number for _, number in given)
         assert kept[1] is not None
         assert kept[1].since == 1
+
+
+async def test_a_backup_that_was_put_back_gives_no_number_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with lan_of(tmp_path, "a") as rig:
+        restored = AuditEntry(kind=RESTORED, at=EPOCH, actor="uid:0", subject="node", detail={})
+        lines = []
+        for was_restored in (False, True, False, True):
+            if was_restored:
+                await rig["a"].real_store.write(lambda tx: tx.audit.append(restored))
+            counting = Counting(rig["a"].store, rig["a"]._bytes)
+            await counting.load(1)
+            lines.append((await counting.take())[0])
+        assert lines[0] != lines[1] == lines[2] != lines[3]
 
 
 @pytest.mark.parametrize("size", [5])
