@@ -43,6 +43,7 @@ class MemoryItems:
         self.held: dict[bytes, SignedItem] = {}
         self.calls: list[tuple[str, int, bool]] = []
         self.trouble: Exception | None = None
+        self.recorded = True
         self.after_first: Callable[[], None] = lambda: None
 
     def ids(self) -> frozenset[bytes]:
@@ -72,7 +73,9 @@ class MemoryItems:
         if not dry_run:
             self.held |= {one.item_id: one for one in new}
         refused = [(one.item_id.hex(), "bad_signature") for one in items if one not in good]
-        return Merge(added=len(new), kept=len(good) - len(new), refused=tuple(refused))
+        return Merge(
+            added=len(new), kept=len(good) - len(new), refused=tuple(refused), recorded=self.recorded
+        )
 
 
 class View:

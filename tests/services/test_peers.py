@@ -106,6 +106,37 @@ async def test_trust_takes_effect_at_once_and_so_does_its_end(
         assert rig["a"].items.held
 
 
+async def test_a_trusted_key_that_ends_link_after_link_for_its_faults_has_to_wait(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with lan_of(tmp_path, "a", "b") as rig:
+        rig["a"].settings["static"] = ()
+        rig.start()
+        await until(rig.is_meshed)
+        (link,) = rig["a"].service.open.values()
+        link.do(link.machine.received(b"what nobody would send", rig["a"].service.moment()))
+        await until(lambda: rig["a"].host.offences)
+        (refused,) = await rig["a"].audit("peer_sync_refused")
+        assert refused["reason"] == "out_of_order"
+
+
+async def test_imports_that_the_audit_leaves_out_are_told_in_sums(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with lan_of(tmp_path, "a", "b") as rig:
+        rig["a"].items.recorded = False
+        rig.start()
+        await until(rig.is_meshed)
+        for number in range(9):
+            rig["b"].put(issue(seed_of("nobody"), NamedIdentity("nobody").public_key, b"%d" % number))
+            await trio.sleep(2)
+        await trio.sleep(700)
+        told = await rig["a"].audit("peer_sync_refused")
+        assert {one["reason"] for one in told} == {"nothing_new"}
+        assert sum(one["count"] for one in told) >= 9
+        assert len(told) == 2
+
+
 async def test_an_end_of_trust_counts_for_a_link_that_is_just_beginning(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
