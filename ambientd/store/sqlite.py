@@ -108,8 +108,10 @@ class SqliteDatabase(Generic[X]):
 
         Raises StoreError (not ready), StoreBusyError, UnavailableError (too many wait);
         whatever `work` raises passes through; nothing is written then. Cancelled while waiting: nothing is
-        written; cancelled while committing: the commit is finished first.
+        written; cancelled while committing: the commit is finished first, and its value returned like any
+        other (the caller's next wait is cancelled), so that nobody's memory misses what is on disk.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()  # who is cancelled begins nothing
         self._need_ready()
         if len(self._queue) >= QUEUE_MAX:
             raise UnavailableError("too many writes are waiting for the database")
@@ -124,7 +126,8 @@ class SqliteDatabase(Generic[X]):
             else:
                 with trio.CancelScope(shield=True):
                     await job.done.wait()
-            raise
+            if not job.committed or job.error is not None:
+                raise
         return cast("T", job.result())
 
     async def read(self, work: Callable[[X], T]) -> T:
