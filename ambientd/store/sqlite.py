@@ -27,7 +27,7 @@ QUEUE_MAX = 1024  # about a quarter of a second of work; more waiting than that 
 CHECKPOINT_DELAY = 0.25  # seconds after the first commit that was not yet copied
 CHECKPOINT_RETRY = 5.0  # seconds, while a reader keeps part of the log
 REST_AFTER = 5.0  # seconds without a read or a write, until what only speed needs is given back
-# A rest costs some milliseconds of a processor: what an idle node does now and then is not worth one each time.
+# A rest costs some milliseconds of a processor: the little that an idle node does is not worth one each time.
 REST_EVERY = 300.0
 MUCH_WORK = 16  # reads and commits
 REOPEN_FIRST = 0.5  # seconds until the first new attempt to open, doubled up to the last
