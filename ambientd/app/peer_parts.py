@@ -17,6 +17,7 @@ from ambientd.core.rejection import Rejected, reject
 from ambientd.flows.peers import Trust
 from ambientd.flows.status import AutonomyStatus
 from ambientd.host.jitter import jitter
+from ambientd.host.links import own_ipv4
 from ambientd.ports.autonomy import ConnectivityView, NodeIdentity, PolicyItems, TrustedClock
 from ambientd.ports.errors import StoreError, UnavailableError
 from ambientd.services.bell import Bell
@@ -259,7 +260,7 @@ class PeersPart:
     async def _discover(self) -> None:
         from ambientd.net.discovery import DnsSd
 
-        ears = DnsSd()
+        ears = DnsSd(own_ipv4)
         while True:
             try:
                 await ears.run(self._announcement, self._noticed, self._flooded)

@@ -36,6 +36,7 @@ from ambientd.core.records import (
     UsageRecord,
 )
 from ambientd.ports.audit import AuditRepository, IdentityRepository
+from ambientd.ports.delta_v import DeltaVRepository
 from ambientd.ports.leases import LeaseRepository
 from ambientd.ports.policies import PolicyRepository
 from ambientd.wire.enums import AlertMetric
@@ -392,6 +393,8 @@ class Transaction(Protocol):
     def settings(self) -> SettingsRepository: ...
     @property
     def peers(self) -> PeerRepository: ...
+    @property
+    def delta_v(self) -> DeltaVRepository: ...
     @property
     def migrations(self) -> MigrationRepository: ...
 
