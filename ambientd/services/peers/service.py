@@ -364,6 +364,7 @@ class PeersService:
                 added=merge.added,
                 kept=merge.kept,
                 refused=len(merge.refused),
+                time_unverified=delivery.checked.time_unverified,
             )
         self._tell()
 
