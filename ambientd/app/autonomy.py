@@ -64,6 +64,17 @@ class Part(Protocol):
         """What it says of itself, from memory."""
 
 
+def _delta_v(ground: Ground) -> Part:
+    """Where it is not wanted, nothing of it is loaded but the answer that says so."""
+    if ground.config().delta_v.enabled:
+        from ambientd.app.delta_v_parts import DeltaVPart
+
+        return DeltaVPart(ground)
+    from ambientd.app.delta_v_off import DeltaVOff
+
+    return DeltaVOff()
+
+
 class Autonomy:
     """All parts of this node."""
 
@@ -105,6 +116,7 @@ class Autonomy:
             self.policies,
             self.leases,
             self.peers,
+            _delta_v(ground),
         )
 
     def _agreement(self) -> tuple[int, int]:

@@ -263,9 +263,16 @@ class Look(NamedTuple):
     acknowledged: int
 
 
-def look(tx: Transaction, file_note: str | None, identity: IdentityControl) -> Look:
-    """Holds the newest checkpoint of the table and the one of the file against the records they sign."""
+def look(
+    tx: Transaction, file_note: str | None, identity: IdentityControl, *, opened: int | None = None
+) -> Look:
+    """Holds the newest checkpoint of the table and the one of the file against the records they sign.
+
+    `opened` is where the chain ended before this process wrote to it: what it has appended since does not
+    stand in for records that were missing by then.
+    """
     state, head = tx.audit.state(), tx.audit.head().seq
+    head = head if opened is None else min(head, opened)
     newest = tx.audit.newest_checkpoint()
     notes = [note for note in (file_note, newest[1] if newest else None) if note is not None]
     current = identity.known_key if notes else None  # the key's library is loaded where it is needed

@@ -36,6 +36,7 @@ from ambientd.core.records import (
     UsageRecord,
 )
 from ambientd.ports.audit import AuditRepository, IdentityRepository
+from ambientd.ports.delta_v import DeltaVRepository
 from ambientd.ports.leases import LeaseRepository
 from ambientd.ports.policies import PolicyRepository
 from ambientd.wire.enums import AlertMetric
@@ -393,6 +394,8 @@ class Transaction(Protocol):
     @property
     def peers(self) -> PeerRepository: ...
     @property
+    def delta_v(self) -> DeltaVRepository: ...
+    @property
     def migrations(self) -> MigrationRepository: ...
 
 
@@ -423,7 +426,8 @@ class Store(Protocol):
 
         Raises StoreError (not ready), StoreBusyError, StoreFullError; whatever `work` raises passes
         through. Nothing is written then. Cancelled while waiting: nothing is written; cancelled while
-        committing: the commit is finished first.
+        committing: the commit is finished first and the value returned, for the caller to act on; its next
+        wait is cancelled then.
         """
 
     async def read(self, work: Callable[[Transaction], T]) -> T:

@@ -10,7 +10,7 @@ import trio
 
 from ambientd.core.audit import BEGINNING, Break, KnownBreak, Place
 from ambientd.core.ed25519 import show_key
-from ambientd.core.health import CRITICAL
+from ambientd.core.health import WARNING
 from ambientd.core.records import AuditEntry
 from ambientd.core.timefmt import rfc3339_ms
 from ambientd.flows import audit as flow
@@ -44,12 +44,17 @@ class AuditHead:
 
     def __init__(self) -> None:
         self.seq = 0
+        # Where the chain ended when the store was opened, until somebody has looked at that.
+        self.opened: int | None = None
+        self._told = False
         self.fell: tuple[int, int] | None = None
         self.bell = Bell()
 
     def moved(self, seq: int) -> None:
         """The last record is now `seq`."""
-        if self.seq and seq <= self.seq and self.fell is None:
+        if not self._told:
+            self.opened, self._told = seq, True
+        elif seq <= self.seq and self.fell is None:
             self.fell = seq, self.seq
         self.seq = seq
         self.bell.ring()
@@ -92,12 +97,15 @@ class AuditService:
         )
 
     def problems(self) -> list[Problem]:
-        """What a person should look at; a key that cannot sign is told of by the identity."""
+        """What a person should look at; a key that cannot sign is told of by the identity.
+
+        A warning: the node works, as it does with a database that was lost, until somebody has looked.
+        """
         broken = self._open_break()
         if broken is None:
             return []
         text = f"the audit chain does not hold at record {broken.seq}: {broken.reason}"
-        return [Problem("audit.broken", CRITICAL, text, "ambientctl audit verify")]
+        return [Problem("audit.broken", WARNING, text, "ambientctl audit verify")]
 
     def _open_break(self) -> KnownBreak | None:
         still = [one for one in self._breaks if one.accepted_at is None]
@@ -174,7 +182,8 @@ class AuditService:
     async def _look(self) -> None:
         auditing = self._auditing
         note = await auditing.file.read()
-        seen = await auditing.store.read(lambda tx: flow.look(tx, note, auditing.identity))
+        opened = self._head.opened
+        seen = await auditing.store.read(lambda tx: flow.look(tx, note, auditing.identity, opened=opened))
         self._signed, self._pruned, self._acknowledged = seen.signed, seen.pruned, seen.acknowledged
         self._breaks = seen.breaks
         if self._place is None or self._place.seq < seen.pruned:
@@ -185,7 +194,7 @@ class AuditService:
         if not seen.known:
             await self._tell_other_key(seen)
         await self._walk()
-        self._looked = True
+        self._looked, self._head.opened = True, None
         self._changed()
 
     async def _tidy_file(self, seen: Look, note: str | None) -> None:

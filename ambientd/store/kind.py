@@ -15,8 +15,8 @@ class DatabaseKind(Generic[X]):
     """`migrations` is a folder below `migrations/`; `begin` makes a transaction's repositories.
 
     `prepare` adds to every connection what its statements need, `undone` tells a transaction that a savepoint
-    of it was taken back, `finish` is called before each commit. `head` is the number of the audit chain's last
-    record, `appended` whether a transaction has added to it.
+    of it was taken back, `finish` is called before each commit. `head` is the number of the audit chain's
+    last record, `appended` whether a transaction has added to it.
     """
 
     migrations: str

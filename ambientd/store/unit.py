@@ -9,6 +9,7 @@ from ambientd.ports.backup import Progress, SnapshotFacts
 from ambientd.store.activity import SqliteActivity
 from ambientd.store.alerts import SqliteAlerts
 from ambientd.store.audit import SqliteAudit, SqliteIdentity
+from ambientd.store.delta_v import SqliteDeltaV
 from ambientd.store.ingest import SqliteIngest
 from ambientd.store.keys import Keys
 from ambientd.store.kind import DatabaseKind
@@ -60,6 +61,7 @@ class SqliteTransaction:
         self.leases = SqliteLeases(connection)
         self.settings = SqliteSettings(connection)
         self.peers = SqlitePeers(connection)
+        self.delta_v = SqliteDeltaV(connection, self.keys)
         self.migrations = SqliteMigrations(connection)
         self._connection = connection
 

@@ -45,12 +45,26 @@ def _peers() -> set[str]:
     return rows | {"N1", "N3", "P12", "P13", "P14"}
 
 
+def _delta_v() -> set[str]:
+    return {f"R1.{number}" for number in range(35, 47)}
+
+
+def _autonomy() -> set[str]:
+    return {f"R1.{number}" for number in (54, 58, 59, 66)} | {
+        *(f"P{number}" for number in range(1, 12)),
+        *("T43", "T45", "A1", "A3"),
+    }
+
+
 LISTS = {
     "ledger": _ledger(),
     "gateway": _gateway(),
     "connectivity": _connectivity(),
     "peers": _peers(),
     "leases": {"T3", "T5"},
+    "fleet": {f"R1.{number}" for number in (20, 24, 25, 26, 28, 34)},
+    "delta_v": _delta_v(),
+    "autonomy": _autonomy(),
 }
 
 

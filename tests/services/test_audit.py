@@ -1,10 +1,12 @@
 """When heads are signed, and what is told when the chain does not hold; on virtual time."""
 
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import apsw
 import trio
 from trio.testing import MockClock
 
@@ -187,7 +189,7 @@ async def test_a_break_is_found_at_start_told_recorded_once_and_not_forgotten(
             await rig.start()
             assert rig.broken() == bad, sql
             (problem,) = rig.service.problems()
-            assert (problem.id, problem.severity) == ("audit.broken", "critical")
+            assert (problem.id, problem.severity) == ("audit.broken", "warning")
             assert rig.kinds() == ["audit.broken"]
             for _ in range(3):
                 await rig.stop()
@@ -205,6 +207,30 @@ async def test_a_break_is_found_at_start_told_recorded_once_and_not_forgotten(
             assert rig.broken() is None
             assert rig.kinds() == ["audit.broken", "audit.accepted"]
             assert (await rig.service.accept("uid:0")).audit_id is None
+
+
+async def test_what_is_appended_before_the_first_look_does_not_stand_in_for_what_was_cut(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with rigged(tmp_path) as rig:
+        await rig.start()
+        await rig.grow(9)
+        await rig.stop()
+    for records in (1, 3, 20):
+        folder = tmp_path / str(records)
+        shutil.copytree(tmp_path, folder, ignore=lambda _, names: [n for n in names if n.isdigit()])
+        connection = apsw.Connection(str(folder / "ambient.db"))
+        connection.execute(UNLOCKED)
+        connection.execute("DELETE FROM audit_records WHERE seq > 6")
+        connection.close()
+        async with rigged(folder) as rig:
+            await rig.grow(records)
+            await rig.start()
+            assert rig.broken() == 7
+            assert rig.kinds() == ["audit.broken"]
+            await rig.stop()
+            await rig.start()
+            assert rig.kinds() == ["audit.broken"]
 
 
 async def test_a_tail_cut_behind_the_last_checkpoint_is_not_seen_after_a_restart(
