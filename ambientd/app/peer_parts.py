@@ -128,6 +128,11 @@ class PeersPart:
         if self._service is not None:
             self._service.items_changed()
 
+    def key_changed(self) -> None:
+        """The node's key is another one, or may be used again."""
+        if self._service is not None:
+            self._service.key_changed()
+
     def links_changed(self) -> None:
         """The state of the node's links is another."""
         if self._service is not None:

@@ -120,6 +120,20 @@ async def test_a_trusted_key_that_ends_link_after_link_for_its_faults_has_to_wai
         assert refused["reason"] == "out_of_order"
 
 
+async def test_a_node_with_a_new_key_leaves_before_anybody_calls_it_a_forger(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with lan_of(tmp_path, "a", "b") as rig:
+        rig.start()
+        await until(rig.is_meshed)
+        rig["a"].service.identity = NamedIdentity("another")
+        rig["a"].service.key_changed()
+        await until(lambda: not rig["a"].linked and not rig["b"].linked, 1.0)
+        await trio.sleep(300)
+        reasons = {one["reason"] for node in rig.all for one in await node.audit("peer_sync_refused")}
+        assert reasons == {"not_trusted"}
+
+
 async def test_imports_that_the_audit_leaves_out_are_told_in_sums(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

@@ -169,6 +169,13 @@ class PeersService:
         self._listen_bell.ring()
         self._changed()
 
+    def key_changed(self) -> None:
+        """This node has another key: what it says on its links is read by nobody any more."""
+        for link in tuple(self._links):
+            link.do(link.machine.lost("this node has another key"))
+        self._hurry()
+        self._changed()
+
     def links_changed(self) -> None:
         """The state of the links is another: what may be sent, and who may be reached."""
         now, send = trio.current_time(), self.may_send
@@ -370,6 +377,7 @@ class PeersService:
                 added=merge.added,
                 kept=merge.kept,
                 refused=len(merge.refused),
+                time_unverified=delivery.checked.time_unverified,
             )
         self._tell()
 
