@@ -24,6 +24,7 @@ from ambientd.core.rejection import Rejected, reject
 from ambientd.core.timefmt import parse_rfc3339, rfc3339_ms
 from ambientd.ports.audit import CheckpointFile
 from ambientd.ports.clock import Clock
+from ambientd.ports.errors import UnavailableError
 from ambientd.ports.identity import IdentityControl
 from ambientd.ports.store import Store, Transaction
 from ambientd.wire.audit_messages import (
@@ -228,8 +229,14 @@ def _judge_note(tx: Transaction, note: str, head: int, keys: Collection[bytes]) 
 
 
 async def verify(auditing: Auditing, start: Place, *, rows: int) -> Stretch:
-    """One stretch of a verification. Raises what `Store.read` raises, and OSError."""
-    note, identity = await auditing.file.read(), auditing.identity
+    """One stretch of a verification. Raises what `Store.read` raises, and UnavailableError while the file of
+    the checkpoint cannot be read."""
+    identity = auditing.identity
+    try:
+        note = await auditing.file.read()
+    except OSError as error:
+        why = (error.strerror or type(error).__name__).lower()
+        raise UnavailableError(f"the file of the last checkpoint cannot be read: {why}") from None
 
     def work(tx: Transaction) -> Stretch:
         return verify_stretch(tx, start, keys=own_keys(tx, identity.known_key), rows=rows, file_note=note)

@@ -83,8 +83,8 @@ class AuditService:
     # --- what the status and the routes use
 
     def status(self) -> AuditStatus | None:
-        """The chain as it was last seen; None before that."""
-        if not self._looked:
+        """The chain as it was last seen; None before that, unless it cannot be seen."""
+        if not self._looked and self._failing is None:
             return None
         broken = self._open_break()
         return AuditStatus(
@@ -102,6 +102,8 @@ class AuditService:
         A warning: the node works, as it does with a database that was lost, until somebody has looked.
         """
         broken = self._open_break()
+        if broken is None and self._failing is not None:
+            return [Problem("audit.failing", WARNING, f"audit: {self._failing}", "ambientctl audit verify")]
         if broken is None:
             return []
         text = f"the audit chain does not hold at record {broken.seq}: {broken.reason}"

@@ -155,6 +155,9 @@ class DeviceRepository(Protocol):
     def device(self, token_hash: bytes) -> Device | None:
         """A credential with its node, also when it is revoked."""
 
+    def devices(self, token_hashes: Sequence[bytes]) -> dict[bytes, Device]:
+        """Credentials with their nodes, also revoked ones, by their hashes; those that there are."""
+
     def credentials(self, node_id: str) -> list[DeviceCredential]:
         """A node's credentials, newest first."""
 
@@ -256,7 +259,8 @@ class AssignmentRepository(Protocol):
     def candidates(
         self, node_type: NodeType, task_id: str, limit: int, after: tuple[datetime, str] | None = None
     ) -> list[Candidate]:
-        """Online nodes of a type (or `any`) that do not have the task, oldest registration first.
+        """Online nodes of a type (or `any`; with `any` of every type) that do not have the task, oldest
+        registration first.
 
         `after`: (registered_at, node_id) of the last one seen.
         """
