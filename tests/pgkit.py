@@ -111,12 +111,22 @@ class PgServer:
         """Starts it and waits until it takes connections."""
         settings = ("-c", "listen_addresses=", "-c", f"unix_socket_directories={self.folder}")
         self._process = self._spawn(str(self.bin / "postgres"), "-D", str(self._data), *settings)
+        self._wait(self._process)
+
+    def ensure(self) -> None:
+        """Waits until it takes connections, also when a test before has killed it and not had it back."""
+        if self._process is None or self._process.poll() is not None:
+            self.start()
+        else:
+            self._wait(self._process)
+
+    def _wait(self, process: "subprocess.Popen[bytes]") -> None:
         deadline = time.monotonic() + START_WAIT
         while True:
             try:
                 psycopg.connect(self.address("postgres")).close()
             except psycopg.OperationalError as error:
-                if self._process.poll() is not None or time.monotonic() > deadline:
+                if process.poll() is not None or time.monotonic() > deadline:
                     raise NoServerError(f"PostgreSQL did not start: {error}; {self.log()}") from error
                 time.sleep(0.05)
             else:
