@@ -257,12 +257,18 @@ class AssignmentRepository(Protocol):
         """Nobody else changes assignments until the end of this transaction."""
 
     def candidates(
-        self, node_type: NodeType, task_id: str, limit: int, after: tuple[datetime, str] | None = None
+        self,
+        node_type: NodeType,
+        task_id: str,
+        limit: int,
+        after: tuple[datetime, str] | None = None,
+        *,
+        owner_id: str | None = None,
     ) -> list[Candidate]:
         """Online nodes of a type (or `any`; with `any` of every type) that do not have the task, oldest
         registration first.
 
-        `after`: (registered_at, node_id) of the last one seen.
+        `after`: (registered_at, node_id) of the last one seen. With `owner_id` only theirs.
         """
 
     def candidate(self, node_id: str) -> Candidate | None:
