@@ -45,5 +45,5 @@ def test_only_a_trusted_proxy_is_believed_about_the_address(peer: str, forwarded
 def test_a_large_body_is_not_read_from_who_shows_no_token(
     headers: dict[str, str], status: int | None
 ) -> None:
-    found = admit(**headers)
+    found = admit(PEER, headers)
     assert (found.status if isinstance(found, Turned) else None) == status
