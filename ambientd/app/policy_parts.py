@@ -46,6 +46,10 @@ class WallClock:
         """The wall clock's instant."""
         return self._clock.now()
 
+    def reached(self) -> datetime:
+        """The same."""
+        return self._clock.now()
+
     @property
     def doubt(self) -> str | None:
         """Never any."""

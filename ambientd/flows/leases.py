@@ -241,7 +241,8 @@ class Leases:
             known[0] = tx.leases.is_revoked(jti, item.issuer)
             if not known[0] and tx.leases.count_revocations() >= KEPT_MAX and not ending:
                 return Refusal("full")
-            tx.leases.revoke(jti, item.issuer, found.issued_at, at)
+            # Kept from now on at least: the issuer's clock may stand in 1970.
+            tx.leases.revoke(jti, item.issuer, max(found.issued_at, time.earliest_ms), at)
             for one in ending:
                 one.write(tx, at, actor)
             detail = {"issuer": show_key(item.issuer), "active": bool(ending)}

@@ -34,7 +34,7 @@ no node; the key belongs on a machine of its own. Nodes believe the keys in poli
 
 _KEY_HELP = """\
 Writes a new private key into FILE (0600), which must not exist, and prints the public key, which is what
-belongs into policy.issuers of every node.
+belongs into policy.issuers of every node; of a key that signs leases, into policy.lease_issuers.
 
 exit codes: 0 done, 1 failed (FILE exists)
 example:
@@ -131,7 +131,8 @@ def _new_key(options: argparse.Namespace) -> None:
         return
     print(public)
     complain(f"Wrote the private key to {printable(options.file)}. Nodes believe it with, in ambient.toml:")
-    complain(f'  [policy]\n  issuers = ["{public}"]')
+    complain(f'  [policy]\n  issuers = ["{public}"]        # signs policies')
+    complain(f'or, for session leases, which want a key of their own:\n  lease_issuers = ["{public}"]')
 
 
 def _write_new(path: str, data: bytes, *, mode: int) -> None:

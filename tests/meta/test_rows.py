@@ -68,6 +68,7 @@ LISTS = {
     "connectivity": _connectivity(),
     "peers": _peers(),
     "leases": {"T3", "T5"},
+    "fleet": {f"R1.{number}" for number in (20, 24, 25, 26, 28, 34)},
     "delta_v": _delta_v(),
     "autonomy": _autonomy(),
     "control_plane": _control_plane(),

@@ -138,12 +138,11 @@ class PeerDesk:
     async def sync(self, request: SyncRequest, *, actor: str) -> SyncView | Rejected:
         """See `PeerControl`."""
         everything = not (request.peers or request.control_plane)
+        if request.control_plane and self._control is None:
+            return reject("NO_CONTROL_PLANE", "this node belongs to no control plane: ambientctl join URL")
+        await self._service.records.ordered(actor, dry_run=request.dry_run)
         control: str | None = None
-        if request.control_plane or (everything and self._control is not None):
-            if self._control is None:
-                return reject(
-                    "NO_CONTROL_PLANE", "this node belongs to no control plane: ambientctl join URL"
-                )
+        if self._control is not None and (request.control_plane or everything):
             control = "not asked in a dry run" if request.dry_run else await self._control()
         peers: list[SyncedPeer] = []
         if request.peers or everything:

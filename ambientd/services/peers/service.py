@@ -169,6 +169,13 @@ class PeersService:
         self._listen_bell.ring()
         self._changed()
 
+    def key_changed(self) -> None:
+        """This node has another key: what it says on its links is read by nobody any more."""
+        for link in tuple(self._links):
+            link.do(link.machine.lost("this node has another key"))
+        self._hurry()
+        self._changed()
+
     def links_changed(self) -> None:
         """The state of the links is another: what may be sent, and who may be reached."""
         now, send = trio.current_time(), self.may_send
@@ -292,7 +299,10 @@ class PeersService:
         link = self._new_link(wire)
         await self._keep(link)
         closed = link.closed
-        if link.opened_at is None and closed is not None and closed.reason not in _INNOCENT:
+        if closed is None or closed.reason in _INNOCENT:
+            return
+        # A key that is trusted is no leave to flood, end and begin anew.
+        if link.opened_at is None or closed.reason is not CloseReason.SILENT:
             self._listener.offended(wire)
 
     def _new_link(self, wire: PeerSocket) -> Link:
@@ -357,6 +367,9 @@ class PeersService:
 
     def merged(self, link: Link, delivery: Deliver, merge: Merge) -> None:
         """See `Host`."""
+        if not merge.recorded:
+            text = "brings what this node has, or does not take, again and again"
+            self.records.refused(show_key(link.peer), "nothing_new", text)
         if merge.added and not delivery.dry_run:
             self._log.info(
                 "peers.merged",
@@ -364,11 +377,14 @@ class PeersService:
                 added=merge.added,
                 kept=merge.kept,
                 refused=len(merge.refused),
+                time_unverified=delivery.checked.time_unverified,
             )
         self._tell()
 
     def opened(self, link: Link) -> str | None:
         """See `Host`."""
+        if link.peer not in self.book.keys:  # it was trusted when the link began
+            return "this node does not trust the peer any more"
         other = self.open.get(link.peer)
         if other is not None:
             loser = self._loser(other, link)

@@ -28,6 +28,7 @@ def migrated(server: PgServer) -> str:
 @pytest.fixture
 def pg_place(postgresql: PgServer) -> PostgresqlPlace:
     """A database of its own on PostgreSQL, with the schema."""
+    postgresql.ensure()
     return PostgresqlPlace(postgresql, postgresql.new_database(migrated(postgresql)))
 
 
