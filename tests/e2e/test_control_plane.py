@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -383,6 +384,44 @@ def test_kills_in_the_middle_of_pushing_lose_and_double_nothing_on_postgresql(
     senders = under_load(plane, made, kill, 2 if victim == "database" else KILLS)
     assert plane.stop()[0] == 0
     check_all(senders, lambda sql: postgresql.run(database, sql))
+
+
+def test_two_processes_share_a_database_and_give_no_work_out_twice(
+    tmp_path: Path, postgresql: PgServer
+) -> None:
+    address = postgresql.address(database := postgresql.new_database())
+    first, second = Plane(tmp_path / "one"), Plane(tmp_path / "two")
+    made = first.init("--database", address)
+    shutil.copytree(first.state / "secrets", second.state / "secrets")
+    second.state.chmod(0o700)
+    with first.start("--database", address), second.start("--database", address):
+        first.log_in("admin", made["password"])
+        second.token = first.token  # a token of one is good at the other
+        join = first.call("POST", "/join-tokens", {"uses": 4}, status=201)["join_token"]
+        nodes = [plane.join(f"edge-{n}", join) for n, plane in enumerate((first, second) * 2)]
+
+        def submit(plane: Plane) -> None:
+            for _ in range(15):
+                plane.call("POST", "/tasks", {"task_type": "computation", "inputs": {}}, status=201)
+
+        threads = [threading.Thread(target=submit, args=(plane,)) for plane in (first, second) * 2]
+        for thread in threads:
+            thread.start()
+        for node in nodes * 5:
+            assert node.ask("PUT", "/heartbeat", {}).status == 200
+        for thread in threads:
+            thread.join()
+        # A number that one process has taken is taken at the other as well.
+        nodes[0].plane, nodes[0].sequence = second, nodes[0].sequence - 1
+        nodes[0]._link = None
+        assert nodes[0].ask("PUT", "/heartbeat").json["error"]["code"] == "REPLAYED"
+        assert first.stop()[0] == 0
+        assert second.call("GET", "/cluster/stats")["total_tasks"] == 60
+    held = postgresql.run(
+        database,
+        "SELECT task_id, count(*) FROM task_assignments WHERE disconnected_at IS NULL GROUP BY task_id",
+    )
+    assert [count for _, count in held] == [1] * 60
 
 
 def test_the_help_shows_examples_and_every_secret(tmp_path: Path) -> None:
