@@ -251,6 +251,21 @@ def test_with_a_certificate_only_tls_is_spoken_and_it_is_renewed_without_a_stop(
         assert plane.stop()[0] == 0
 
 
+def test_clients_need_a_certificate_where_their_authority_is_named(tmp_path: Path) -> None:
+    import ssl
+
+    (cert, key), (own, own_key) = certificate(tmp_path, "server"), certificate(tmp_path, "client")
+    config = f'[server]\ntls_cert = "{cert}"\ntls_key = "{key}"\ntls_client_ca = "{own}"\n'
+    plane = Plane(tmp_path / "cp", config=config, environment=RANDOM)
+    plane.tls = ssl.create_default_context(cafile=str(cert))
+    plane.tls.load_cert_chain(own, own_key)
+    with plane:
+        assert plane.ask("GET", "/api/v1/health").status == 200
+        plane.tls = ssl.create_default_context(cafile=str(cert))
+        with pytest.raises(OSError, match=r"."):
+            plane.ask("GET", "/api/v1/health")
+
+
 def test_a_key_that_everybody_reads_is_refused(tmp_path: Path) -> None:
     cert, key = certificate(tmp_path, "open")
     key.chmod(0o644)
