@@ -1,12 +1,14 @@
 """Reports that one control-plane process takes over HTTP, durable, each request signed by its node.
 
-    python tests/bench/bench_fleet_api.py [--short] [--engine sqlite|postgresql] [--connections N]
+    python tests/bench/bench_fleet_api.py [--short] [--engine sqlite|postgresql] [--connections N] [--fleet N]
 
 A real `ambientd control-plane` on loopback; one load generator in a process of its own drives it and, in
 turn, a bare h11-on-trio responder that reads the same requests and answers as many bytes. *single*: one
 `PUT …/heartbeat` in flight on each of many keep-alive connections, each of another node. *batches*:
 `POST …/reports` with 100 reports that waited. Beside them the same rows written by plain clients in the same
 run: apsw with a commit for each report and for 256, `pgbench` with 16 clients, psycopg with 256 to a commit.
+
+`--fleet`: so many nodes that report every 60 s, evenly spread, for half a minute: CPU, waiting, nodes a core.
 
 Budgets (DESIGN 5): ≥ 4,000 single reports a second, ≥ 20,000 in batches, ≥ 0.5 of bare h11 on trio.
 """
@@ -52,6 +54,7 @@ from tests.bench.bench_fleet_store import (
 from tests.pgkit import NoServerError, started
 
 PER_BATCH = 100
+INTERVAL = 60  # seconds between two reports of a node
 NODES = 2_000  # that the plain clients write to as well
 ANSWER_MAX = 65_536
 TARGETS = {"single": 4_000, "batches": 20_000, "bare": 0.5}
@@ -95,7 +98,7 @@ async def prepare(
     async with trio.open_nursery() as nursery:
         await nursery.start(store.run)
         await store.wait_settled()
-        for first in range(0, NODES, 500):
+        for first in range(0, max(NODES, count), 500):
             await port.write(register(first, 500))
         await port.write(work)
         await store.close()
@@ -331,6 +334,62 @@ def measure(server: Server, nodes: list[Node], *, rounds: int, seconds: float) -
     return found
 
 
+def paced(server: Server, nodes: list[Node], seconds: float) -> tuple[float, Measured]:
+    """Reports of a fleet at its pace: the share of a core, and how long they took from when they were due."""
+    rate = len(nodes) / INTERVAL
+    requests = [Requests(node, 1).make() for node in nodes[: int(rate * seconds)]]
+    free = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(64)]
+    by_fd = {sock.fileno(): sock for sock in free}
+    due_of: dict[int, float] = {}
+    poller = select.epoll()
+    for fd, sock in by_fd.items():
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        poller.register(fd, select.EPOLLIN)
+    waits: list[float] = []
+    start, spent, sent = time.perf_counter(), cpu_of(server.pid), 0
+    while len(waits) < len(requests):
+        due = start + sent / rate
+        if sent < len(requests) and free and time.perf_counter() >= due:
+            sock = free.pop(0)  # in turn: a connection that says nothing is closed
+            due_of[sock.fileno()] = due
+            sock.sendall(requests[sent])
+            sent += 1
+        pause = max(0.0, due - time.perf_counter()) if sent < len(requests) and free else 1.0
+        for fd, _ in poller.poll(pause):
+            answer = by_fd[fd].recv(ANSWER_MAX)
+            if not answer.startswith(b"HTTP/1.1 200"):
+                raise SystemExit(f"unexpected answer: {answer[:600]!r}")
+            waits.append(time.perf_counter() - due_of[fd])
+            free.append(by_fd[fd])
+    took, spent = time.perf_counter() - start, cpu_of(server.pid) - spent
+    for sock in by_fd.values():
+        sock.close()
+    waits.sort()
+    return spent / took, Measured(
+        rate=len(waits) / took,
+        p50=waits[len(waits) // 2] * 1000,
+        p99=waits[int(len(waits) * 0.99)] * 1000,
+        cpu=spent / len(waits) * 1e6,
+    )
+
+
+def fleet(count: int, seconds: float) -> None:
+    """A simulated fleet on SQLite."""
+    secret_of = {name: secrets.token_hex(32) for name in SecretName}
+    hashes = TokenHashes({name: value.encode() for name, value in secret_of.items()})
+    with tempfile.TemporaryDirectory() as folder:
+        store = SqliteFleetStore(Path(folder) / "fleet.db", clock=SystemClock())
+        nodes = trio.run(prepare, store, count, hashes)
+        with control_plane(Path(folder), secret_of, None) as server:
+            share, found = paced(server, nodes, seconds)
+            memory = Path(f"/proc/{server.pid}/status").read_text().partition("VmRSS:")[2].split()[0]
+    print(
+        f"{count} nodes every {INTERVAL} s: {found.rate:.0f} reports/s, {share * 100:.1f} % of a core,"
+        f" p50 {found.p50:.1f} ms, p99 {found.p99:.1f} ms, {int(memory) / 1024:.0f} MiB;"
+        f" {count / share:.0f} nodes a core"
+    )
+
+
 def show(engine: str, found: dict[str, float], alone: float, grouped: float) -> bool:
     good = (
         found["single"] >= TARGETS["single"]
@@ -398,7 +457,11 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="one round of a second, for CI")
     parser.add_argument("--engine", choices=("sqlite", "postgresql"))
     parser.add_argument("--connections", type=int, default=256)
+    parser.add_argument("--fleet", type=int, metavar="N", help="simulate N nodes, and nothing else")
     chosen = parser.parse_args()
+    if chosen.fleet:
+        fleet(chosen.fleet, 30.0)
+        return 0
     rounds, seconds = (1, 1.0) if chosen.short else (5, 3.0)
     good = True
     if chosen.engine in (None, "sqlite"):
