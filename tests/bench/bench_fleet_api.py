@@ -30,6 +30,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import apsw
 import trio
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -373,6 +374,13 @@ def paced(server: Server, nodes: list[Node], seconds: float) -> tuple[float, Mea
     )
 
 
+def _seen_now(path: Path) -> None:
+    """As if all of them had reported a moment ago: a node that comes back costs more."""
+    connection = apsw.Connection(str(path))
+    connection.execute("UPDATE nodes SET last_seen = ?", (int(time.time() * 1000),))
+    connection.close()
+
+
 def fleet(count: int, seconds: float) -> None:
     """A simulated fleet on SQLite."""
     secret_of = {name: secrets.token_hex(32) for name in SecretName}
@@ -380,6 +388,7 @@ def fleet(count: int, seconds: float) -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = SqliteFleetStore(Path(folder) / "fleet.db", clock=SystemClock())
         nodes = trio.run(prepare, store, count, hashes)
+        _seen_now(Path(folder) / "fleet.db")
         with control_plane(Path(folder), secret_of, None) as server:
             share, found = paced(server, nodes, seconds)
             memory = Path(f"/proc/{server.pid}/status").read_text().partition("VmRSS:")[2].split()[0]
