@@ -19,7 +19,7 @@ from ambientd.services.peers.counting import STRIDE, Counting
 from ambientd.services.peers.service import FAULTS
 from ambientd.wire.enums import Connectivity
 from tests.fakes.clock import EPOCH
-from tests.fakes.peeridentity import NamedIdentity, seed_of
+from tests.fakes.identity import NamedIdentity, seed_of
 from tests.fakes.peerlan import LATENCY_SEC
 from tests.fakes.store import CrashError
 from tests.services.peerrig import item, lan_of, until
