@@ -2,7 +2,6 @@
 
 import msgspec
 
-KEY_LENGTH = 72  # `ed25519:` and 64 hexadecimal digits
 NAME_MAX = 64
 
 
