@@ -19,7 +19,7 @@ from ambientd.services.peers.counting import STRIDE, Counting
 from ambientd.services.peers.service import FAULTS
 from ambientd.wire.enums import Connectivity
 from tests.fakes.clock import EPOCH
-from tests.fakes.peeridentity import NamedIdentity, seed_of
+from tests.fakes.identity import NamedIdentity, seed_of
 from tests.fakes.peerlan import LATENCY_SEC
 from tests.fakes.store import CrashError
 from tests.services.peerrig import item, lan_of, until
@@ -342,6 +342,25 @@ async def test_a_sleeper_does_not_accuse_others(tmp_path: Path, autojump_clock: 
         await trio.sleep(60)
         assert rig.is_meshed()
         assert rig["a"].service.open[rig["b"].key] is link
+
+
+async def test_peers_that_hold_the_same_from_the_start_are_told_as_compared(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with lan_of(tmp_path, "a", "b") as rig:
+        rig.start()
+        await until(rig.is_meshed)
+        await trio.sleep(5)
+        service, text = rig["a"].service, show_key(rig["b"].key)
+        (link,) = service.open.values()
+        told = service.synced_at(link, service.seen.get(text))
+        assert told is not None
+        assert timedelta(0) <= service.at(trio.current_time()) - told < timedelta(minutes=1)
+        await rig["b"].stop()
+        await until(lambda: not service.open)
+        kept = service.seen[text].synced_at
+        assert kept is not None
+        assert abs(kept - told) < timedelta(minutes=1)
 
 
 async def test_peers_are_remembered_over_a_restart(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -515,10 +515,17 @@ class PeersService:
             name=link.machine.label,
             address=link.shown,
             seen_at=now,
-            synced_at=now if synced else None if before is None else before.synced_at,
+            synced_at=now if synced else self.synced_at(link, before),
         )
         self.seen[key] = peer
         self.records.seen(peer, soon=soon)
+
+    def synced_at(self, link: Link, before: PeerSeen | None) -> datetime | None:
+        """When a comparison with a linked peer last ended, or both were last seen to hold the same."""
+        agreed, kept = link.machine.agreed_at, None if before is None else before.synced_at
+        if agreed is None:
+            return kept
+        return self.at(agreed) if kept is None else max(self.at(agreed), kept)
 
     # --- a round that an operator asks for
 
