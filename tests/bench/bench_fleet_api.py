@@ -152,20 +152,34 @@ class Requests:
 
 
 class Measured(NamedTuple):
-    """Requests a second, and how long one took in milliseconds."""
+    """Requests a second, how long one took in milliseconds, and what one took of the server's CPU in µs."""
 
     rate: float
     p50: float
     p99: float
+    cpu: float
 
 
-def load(port: int, stacks: list[list[bytes]], seconds: float) -> Measured:
+def cpu_of(pid: int) -> float:
+    """Seconds of CPU of a process and its threads."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+class Server(NamedTuple):
+    """Where to ask, and whom to charge."""
+
+    port: int
+    pid: int
+
+
+def load(server: Server, stacks: list[list[bytes]], seconds: float) -> Measured:
     """One request in flight on each connection."""
     socks: dict[int, socket.socket] = {}
     stack_of: dict[int, list[bytes]] = {}
     poller = select.epoll()
     for stack in stacks:
-        sock = socket.create_connection(("127.0.0.1", port))
+        sock = socket.create_connection(("127.0.0.1", server.port))
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         socks[sock.fileno()], stack_of[sock.fileno()] = sock, stack
         poller.register(sock.fileno(), select.EPOLLIN)
@@ -173,7 +187,7 @@ def load(port: int, stacks: list[list[bytes]], seconds: float) -> Measured:
     waits: list[float] = []
     for fd, sock in socks.items():
         sock.sendall(stack_of[fd].pop())
-    start = time.perf_counter()
+    start, spent = time.perf_counter(), cpu_of(server.pid)
     end = start + seconds
     busy = len(socks)
     while busy and (now := time.perf_counter()) < end:
@@ -187,13 +201,18 @@ def load(port: int, stacks: list[list[bytes]], seconds: float) -> Measured:
                 continue
             began[fd] = time.perf_counter()
             socks[fd].sendall(stack_of[fd].pop())
-    took = time.perf_counter() - start
+    took, spent = time.perf_counter() - start, cpu_of(server.pid) - spent
     for sock in socks.values():
         sock.close()
     waits.sort()
     if not waits:
         raise SystemExit("no answer came")
-    return Measured(len(waits) / took, waits[len(waits) // 2] * 1000, waits[int(len(waits) * 0.99)] * 1000)
+    return Measured(
+        rate=len(waits) / took,
+        p50=waits[len(waits) // 2] * 1000,
+        p99=waits[int(len(waits) * 0.99)] * 1000,
+        cpu=spent / len(waits) * 1e6,
+    )
 
 
 def stacks_of(nodes: list[Node], per_request: int, each: int) -> list[list[bytes]]:
@@ -217,8 +236,8 @@ def answer_size(port: int, request: bytes) -> int:
 
 
 @contextmanager
-def bare(size: int) -> Iterator[int]:
-    """The least that h11 and trio need for the same requests and as long answers; its port."""
+def bare(size: int) -> Iterator[Server]:
+    """The least that h11 and trio need for the same requests and as long answers."""
     from tests.bench.bare import bare_answer
 
     listener = socket.socket()
@@ -236,7 +255,7 @@ def bare(size: int) -> Iterator[int]:
         trio.run(serve)
         os._exit(0)
     try:
-        yield int(listener.getsockname()[1])
+        yield Server(int(listener.getsockname()[1]), pid)
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
@@ -244,8 +263,8 @@ def bare(size: int) -> Iterator[int]:
 
 
 @contextmanager
-def control_plane(folder: Path, secret_of: dict[SecretName, str], database: str | None) -> Iterator[int]:
-    """A real process; its port."""
+def control_plane(folder: Path, secret_of: dict[SecretName, str], database: str | None) -> Iterator[Server]:
+    """A real process."""
     limits = {
         f"AMBIENT__SERVER__{tier}_{word}": "100000000"
         for tier in ("DEVICE", "GENERAL")
@@ -277,27 +296,27 @@ def control_plane(folder: Path, secret_of: dict[SecretName, str], database: str 
             time.sleep(0.05)
         else:
             raise SystemExit("the control plane is not ready")
-        yield port
-        cpu = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        print(f"  process: {(int(cpu[11]) + int(cpu[12])) / 100:.1f} s of CPU", flush=True)
+        yield Server(port, process.pid)
     finally:
         process.terminate()
         process.wait(20)
 
 
-def measure(port: int, nodes: list[Node], *, rounds: int, seconds: float) -> dict[str, float]:
+def measure(server: Server, nodes: list[Node], *, rounds: int, seconds: float) -> dict[str, float]:
     """Medians over rounds that alternate between ours and the bare server."""
-    size = answer_size(port, Requests(nodes[0], 1).make())
+    size = answer_size(server.port, Requests(nodes[0], 1).make())
     single: list[Measured] = []
     batches: list[Measured] = []
     plain: list[Measured] = []
-    with bare(size) as bare_port:
+    with bare(size) as other:
         for _ in range(rounds):
             each = int(9_000 * seconds / len(nodes)) + 2
-            plain.append(load(bare_port, stacks_of(nodes, 1, each), seconds))
-            single.append(load(port, stacks_of(nodes, 1, each), seconds))
+            plain.append(load(other, stacks_of(nodes, 1, each), seconds))
+            single.append(load(server, stacks_of(nodes, 1, each), seconds))
             few = nodes[: min(32, len(nodes))]
-            batches.append(load(port, stacks_of(few, PER_BATCH, int(900 * seconds / len(few)) + 2), seconds))
+            batches.append(
+                load(server, stacks_of(few, PER_BATCH, int(900 * seconds / len(few)) + 2), seconds)
+            )
     found = {
         "single": statistics.median(one.rate for one in single),
         "single_p50": statistics.median(one.p50 for one in single),
@@ -307,6 +326,8 @@ def measure(port: int, nodes: list[Node], *, rounds: int, seconds: float) -> dic
         "bare": statistics.median(one.rate for one in plain),
     }
     found["ratio"] = found["single"] / found["bare"]
+    for name, rounds_of in (("cpu", single), ("batch_cpu", batches), ("bare_cpu", plain)):
+        found[name] = statistics.median(one.cpu for one in rounds_of)
     return found
 
 
@@ -322,6 +343,10 @@ def show(engine: str, found: dict[str, float], alone: float, grouped: float) -> 
         f"   p99 {found['single_p99']:6.1f} ms   (target 4,000)"
     )
     print(f"  bare h11 on trio {found['bare']:8.0f}/s   ratio {found['ratio']:.2f}   (target 0.5)")
+    print(
+        f"  CPU of a request {found['cpu']:8.0f} µs of ours, {found['bare_cpu']:.0f} µs bare;"
+        f" of a report in a batch {found['batch_cpu'] / PER_BATCH:.0f} µs"
+    )
     print(f"  plain client     {alone:8.0f}/s   ratio {found['single'] / alone:.2f}   one report a commit")
     print(
         f"  batches of {PER_BATCH}   {found['batches']:8.0f}/s   p99 {found['batch_p99']:6.1f} ms"
@@ -338,8 +363,8 @@ def on_sqlite(connections: int, *, rounds: int, seconds: float) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "fleet.db"
         nodes = trio.run(prepare, SqliteFleetStore(path, clock=SystemClock()), connections, hashes)
-        with control_plane(Path(folder), secret_of, None) as port:
-            found = measure(port, nodes, rounds=rounds, seconds=seconds)
+        with control_plane(Path(folder), secret_of, None) as server:
+            found = measure(server, nodes, rounds=rounds, seconds=seconds)
         alone = plain_sqlite(path, NODES, seconds, 1)
         return show("sqlite", found, alone, plain_sqlite(path, NODES, seconds, GROUP))
 
@@ -358,9 +383,9 @@ def on_postgresql(connections: int, *, rounds: int, seconds: float) -> bool:
         nodes = trio.run(prepare, PostgresqlFleetStore(address, clock=SystemClock()), connections, hashes)
         with (
             tempfile.TemporaryDirectory() as folder,
-            control_plane(Path(folder), secret_of, address) as port,
+            control_plane(Path(folder), secret_of, address) as plane,
         ):
-            found = measure(port, nodes, rounds=rounds, seconds=seconds)
+            found = measure(plane, nodes, rounds=rounds, seconds=seconds)
         alone = pgbench(server, database, NODES, max(1, round(seconds)))
         return show("postgresql", found, alone, plain_psycopg(server, database, NODES, seconds))
     finally:

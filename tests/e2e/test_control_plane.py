@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import socket
 import stat
 import subprocess
@@ -250,6 +251,21 @@ def test_with_a_certificate_only_tls_is_spoken_and_it_is_renewed_without_a_stop(
         assert plane.stop()[0] == 0
 
 
+def test_clients_need_a_certificate_where_their_authority_is_named(tmp_path: Path) -> None:
+    import ssl
+
+    (cert, key), (own, own_key) = certificate(tmp_path, "server"), certificate(tmp_path, "client")
+    config = f'[server]\ntls_cert = "{cert}"\ntls_key = "{key}"\ntls_client_ca = "{own}"\n'
+    plane = Plane(tmp_path / "cp", config=config, environment=RANDOM)
+    plane.tls = ssl.create_default_context(cafile=str(cert))
+    plane.tls.load_cert_chain(own, own_key)
+    with plane:
+        assert plane.ask("GET", "/api/v1/health").status == 200
+        plane.tls = ssl.create_default_context(cafile=str(cert))
+        with pytest.raises(OSError, match=r"."):
+            plane.ask("GET", "/api/v1/health")
+
+
 def test_a_key_that_everybody_reads_is_refused(tmp_path: Path) -> None:
     cert, key = certificate(tmp_path, "open")
     key.chmod(0o644)
@@ -383,6 +399,44 @@ def test_kills_in_the_middle_of_pushing_lose_and_double_nothing_on_postgresql(
     senders = under_load(plane, made, kill, 2 if victim == "database" else KILLS)
     assert plane.stop()[0] == 0
     check_all(senders, lambda sql: postgresql.run(database, sql))
+
+
+def test_two_processes_share_a_database_and_give_no_work_out_twice(
+    tmp_path: Path, postgresql: PgServer
+) -> None:
+    address = postgresql.address(database := postgresql.new_database())
+    first, second = Plane(tmp_path / "one"), Plane(tmp_path / "two")
+    made = first.init("--database", address)
+    shutil.copytree(first.state / "secrets", second.state / "secrets")
+    second.state.chmod(0o700)
+    with first.start("--database", address), second.start("--database", address):
+        first.log_in("admin", made["password"])
+        second.token = first.token  # a token of one is good at the other
+        join = first.call("POST", "/join-tokens", {"uses": 4}, status=201)["join_token"]
+        nodes = [plane.join(f"edge-{n}", join) for n, plane in enumerate((first, second) * 2)]
+
+        def submit(plane: Plane) -> None:
+            for _ in range(15):
+                plane.call("POST", "/tasks", {"task_type": "computation", "inputs": {}}, status=201)
+
+        threads = [threading.Thread(target=submit, args=(plane,)) for plane in (first, second) * 2]
+        for thread in threads:
+            thread.start()
+        for node in nodes * 5:
+            assert node.ask("PUT", "/heartbeat", {}).status == 200
+        for thread in threads:
+            thread.join()
+        # A number that one process has taken is taken at the other as well.
+        nodes[0].plane, nodes[0].sequence = second, nodes[0].sequence - 1
+        nodes[0]._link = None
+        assert nodes[0].ask("PUT", "/heartbeat").json["error"]["code"] == "REPLAYED"
+        assert first.stop()[0] == 0
+        assert second.call("GET", "/cluster/stats")["total_tasks"] == 60
+    held = postgresql.run(
+        database,
+        "SELECT task_id, count(*) FROM task_assignments WHERE disconnected_at IS NULL GROUP BY task_id",
+    )
+    assert [count for _, count in held] == [1] * 60
 
 
 def test_the_help_shows_examples_and_every_secret(tmp_path: Path) -> None:
