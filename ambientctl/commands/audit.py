@@ -20,7 +20,7 @@ from ambientctl.status import Options
 from ambientctl.text import count, inert, size
 from ambientctl.transport import Sink
 from ambientctl.trouble import CommandError
-from ambientctl.wholefile import need_free, whole_file
+from ambientctl.wholefile import need_free, put_all, whole_file
 from ambientd.wire import audit_routes as routes
 from ambientd.wire import exits
 
@@ -210,9 +210,7 @@ class _Lines(Sink):
         if self._descriptor < 0:
             term.put(data)
         else:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+            put_all(self._descriptor, data)
         self.bytes += len(data)
         self.records += (self._tail + data).count(_RECORD)
         self._tail = data[1 - len(_RECORD) :]

@@ -1,7 +1,6 @@
 """`policy`: what may leave this node, and who said so."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from ambientctl.policyview import COLUMNS, import_lines, policy_lines
 from ambientctl.status import Options
 from ambientctl.text import count, inert
 from ambientctl.trouble import CommandError
-from ambientctl.wholefile import need_free, whole_file
+from ambientctl.wholefile import need_free, put_all, whole_file
 from ambientd.wire import exits, routes
 
 LIMIT_MAX = 500
@@ -185,9 +184,7 @@ def export(options: Options, file: str, *, force: bool) -> int:
     need_free(file, replace=force)
     try:
         with whole_file(file, replace=force) as descriptor:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
+            put_all(descriptor, data)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise CommandError(exits.STORAGE, f"Error: {inert(file)} cannot be written: {reason}.") from None
