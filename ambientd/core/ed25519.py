@@ -30,6 +30,12 @@ def parse_key(text: str) -> bytes | None:
     return key if is_sound(key) else None
 
 
+def parse_seed(text: str) -> bytes | None:
+    """The seed in the text of a private key, 64 hexadecimal digits; None when it is anything else."""
+    is_seed = len(text) == 2 * KEY_BYTES and set(text) <= set("0123456789abcdef")
+    return bytes.fromhex(text) if is_seed else None
+
+
 @functools.lru_cache(maxsize=_KEYS_REMEMBERED)
 def is_sound(key: bytes) -> bool:
     """Whether a public key is a canonical point of the main subgroup (no small order)."""

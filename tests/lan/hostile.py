@@ -25,7 +25,7 @@ from ambientd.core.snapshot import Reader, Snapshot, Trust, build
 from ambientd.net.peer_ws import PATH, PeerSockets
 from ambientd.ports.peers import PeerDialError, PeerGoneError, PeerSocket
 from tests.fakes.http_log import ListHttpLog
-from tests.fakes.peeridentity import SealedIdentity
+from tests.fakes.identity import SealedIdentity
 from tests.lan.fleet import NETWORK, PORT, seed_of
 
 DAY_MS = 86_400_000

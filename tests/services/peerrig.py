@@ -21,8 +21,8 @@ from ambientd.services.peers import PeersService, PeersSettings
 from ambientd.store.sqlite import SqliteStore
 from ambientd.wire.enums import Connectivity
 from tests.fakes.clock import TrioWallClock
+from tests.fakes.identity import NamedIdentity, seed_of
 from tests.fakes.log import ListLog
-from tests.fakes.peeridentity import NamedIdentity, seed_of
 from tests.fakes.peerlan import PeerLan
 from tests.fakes.store import CrashError, TroubledStore
 

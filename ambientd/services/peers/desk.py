@@ -88,7 +88,7 @@ class PeerDesk:
             address=link.shown,
             since=None if link.opened_at is None else service.at(link.opened_at),
             seen_at=service.at(link.heard),
-            synced_at=None if seen is None else seen.synced_at,
+            synced_at=service.synced_at(link, seen),
             agrees=link.machine.agrees,
             policies=link.machine.peer_count,
             clock_offset_ms=service.offsets.get(link.peer),
