@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -12,8 +12,31 @@ from ambientd.wire.errors import ERRORS
 from ambientd.wire.messages import ErrorEnvelope
 from ambientd.wire.routes import KEY_HEADER, OPENAPI, REQUEST_ID_HEADER
 
-_SCHEME = "secretKey"
 _REF = "#/components/schemas/{name}"
+
+
+class About(NamedTuple):
+    """What a document says of its API besides the routes. `schemes`: securitySchemes, any of which opens a
+    route."""
+
+    title: str
+    description: str
+    schemes: dict[str, Any]
+
+
+NODE = About(
+    title="Ambient node",
+    description="The local API of one node, on its Unix socket and on loopback. The Unix socket knows its "
+    "callers and wants no key.",
+    schemes={
+        "secretKey": {
+            "type": "apiKey",
+            "in": "header",
+            "name": KEY_HEADER,
+            "description": "The node's secret; needed on TCP only. Without it: 401, whatever else.",
+        }
+    },
+)
 
 
 def _parameter(parameter: QueryParameter) -> dict[str, Any]:
@@ -63,8 +86,9 @@ def _answer(status: int, schema: dict[str, Any] | None) -> dict[str, Any]:
 
 
 class _Writer:
-    def __init__(self, routes: tuple[Route, ...]) -> None:
-        types: list[type[msgspec.Struct]] = [ErrorEnvelope]
+    def __init__(self, routes: tuple[Route, ...], about: About) -> None:
+        self.security: list[dict[str, Any]] = [{name: []} for name in about.schemes]
+        types: list[Any] = [ErrorEnvelope]
         for route in routes:
             types += [kind for kind in (route.body, *route.answers.values()) if kind is not None]
         self._types = list(dict.fromkeys(types))
@@ -83,7 +107,7 @@ class _Writer:
             "summary": route.summary,
             "x-access": route.access.value,
             "x-needs-ready": route.ready,
-            "security": [] if route.access is Access.OPEN else [{_SCHEME: []}],
+            "security": [] if route.access is Access.OPEN else self.security,
             "parameters": [
                 {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
                 for name in route.parameters
@@ -93,7 +117,7 @@ class _Writer:
         }
         if route.body is not None:
             content = {"application/json": {"schema": self._schema[route.body]}}
-            operation["requestBody"] = {"required": True, "content": content}
+            operation["requestBody"] = {"required": not route.optional_body, "content": content}
         return operation
 
     def error_response(self) -> dict[str, Any]:
@@ -104,45 +128,35 @@ class _Writer:
         }
 
 
-def openapi_document(routes: Iterable[Route], *, version: str) -> dict[str, Any]:
+def openapi_document(routes: Iterable[Route], *, version: str, about: About = NODE) -> dict[str, Any]:
     """The document as plain values: every route, and every type they name."""
     table = tuple(routes)
-    writer = _Writer(table)
+    writer = _Writer(table, about)
     paths: dict[str, dict[str, Any]] = {}
     for route in table:
         paths.setdefault(route.path, {})[route.method.lower()] = writer.operation(route)
     return {
         "openapi": "3.1.0",
-        "info": {
-            "title": "Ambient node",
-            "version": version,
-            "description": "The local API of one node, on its Unix socket and on loopback. The Unix socket "
-            "knows its callers and wants no key.",
-        },
+        "info": {"title": about.title, "version": version, "description": about.description},
         "paths": paths,
-        "security": [{_SCHEME: []}],
+        "security": writer.security,
         "components": {
             "schemas": writer.components,
             "responses": {"Error": writer.error_response()},
-            "securitySchemes": {
-                _SCHEME: {
-                    "type": "apiKey",
-                    "in": "header",
-                    "name": KEY_HEADER,
-                    "description": "The node's secret; needed on TCP only. Without it: 401, whatever else.",
-                }
-            },
+            "securitySchemes": about.schemes,
         },
     }
 
 
-def openapi_route(routes: Callable[[], Iterable[Route]], *, version: str) -> Route:
+def openapi_route(routes: Callable[[], Iterable[Route]], *, version: str, about: About = NODE) -> Route:
     """`/openapi.json`. The document is made at the first request and kept; `routes` may name itself."""
     kept: list[Response] = []
 
     async def document(request: Request) -> Response:
         if not kept:
-            content = msgspec.json.encode(openapi_document(routes(), version=version), order="sorted")
+            content = msgspec.json.encode(
+                openapi_document(routes(), version=version, about=about), order="sorted"
+            )
             kept.append(Response(200, content))
         return kept[0]
 

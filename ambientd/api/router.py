@@ -60,9 +60,11 @@ class QueryParameter:
 class Route:
     """One method on one path; `{name}` stands for a whole segment, found in `request.params`.
 
-    `ready` says whether the route needs the store. `answers` names the struct of each success status, or
-    None where the body is not JSON. With `raw_body` the handler decodes `request.body` itself, after all
-    other checks, and `body` only documents it; `refusals` are statuses of refusals that only it gives.
+    `ready` says whether the route needs the store. `answers` names the type of each success status, or
+    None where the body is not JSON. With `optional_body` a request without one has its handler called with
+    None. `body_max`: bytes, where the listener takes more than this route does. With `raw_body` the handler
+    decodes `request.body` itself, after all other checks, and `body` only documents it; `refusals` are
+    statuses of refusals that only it gives.
     `unauthorized` and `fault` are the codes of a caller without the right to write and of a defect.
     `action` names a control action: every call that never reaches the handler is audited under it, while
     the handler audits what it has done or refused itself.
@@ -75,7 +77,9 @@ class Route:
     access: Access = Access.READ
     query: tuple[QueryParameter, ...] = ()
     body: type[msgspec.Struct] | None = None
-    answers: Mapping[int, type[msgspec.Struct] | None] = field(default_factory=dict)
+    answers: Mapping[int, Any] = field(default_factory=dict)
+    optional_body: bool = False
+    body_max: int | None = None
     ready: bool = True
     raw_body: bool = False
     refusals: tuple[int, ...] = ()
@@ -119,8 +123,10 @@ def _shape(segments: Iterable[str]) -> tuple[str, ...]:
 class RouteTable:
     """Routes by path. Refuses duplicates and malformed routes with ValueError: a defect found at start."""
 
-    def __init__(self, routes: Iterable[Route]) -> None:
+    def __init__(self, routes: Iterable[Route], *, log_ins: bool = False) -> None:
+        """`log_ins`: routes that change something may be open, because they take credentials themselves."""
         self.routes = tuple(routes)
+        self._log_ins = log_ins
         self._exact: dict[str, _Methods] = {}
         self._templates: dict[int, list[tuple[tuple[str, ...], _Methods]]] = {}
         shapes: dict[tuple[str, ...], _Methods] = {}
@@ -138,13 +144,13 @@ class RouteTable:
                 raise ValueError(f"two routes for {route.method} {route.path}")
             methods[route.method] = _Compiled(route)
 
-    @staticmethod
-    def _check(route: Route) -> None:
+    def _check(self, route: Route) -> None:
         if not route.path.startswith("/") or route.method != route.method.upper():
             raise ValueError(f"a malformed route: {route.method} {route.path}")
         if route.method in ("HEAD", "OPTIONS"):
             raise ValueError(f"{route.method} is answered by the router: {route.path}")
-        if route.method not in ("GET", "DELETE") and route.access is not Access.WRITE:
+        changes = route.method not in ("GET", "DELETE") and route.access is not Access.WRITE
+        if changes and not (self._log_ins and route.access is Access.OPEN):
             raise ValueError(
                 f"{route.method} {route.path} changes something and must need the right to write"
             )
@@ -225,6 +231,19 @@ def _check_query(compiled: _Compiled, query: Mapping[str, str]) -> list[ErrorDet
     return problems
 
 
+def _check_form(compiled: _Compiled, request: Request) -> Rejected | None:
+    """Size and media type of the body."""
+    most = compiled.route.body_max
+    if most is not None and len(request.body) > most:
+        return Rejected("PAYLOAD_TOO_LARGE", f"the body is larger than {most} bytes")
+    if not compiled.takes_body or (compiled.route.optional_body and not request.body):
+        return None
+    if request.headers.get("content-type", "").lower() in _JSON_TYPES:
+        return None
+    detail = ErrorDetail("Content-Type", "type", "must be application/json", "application/json")
+    return Rejected("UNSUPPORTED_MEDIA_TYPE", "the body must be application/json", (detail,))
+
+
 Audited = Callable[..., object]
 """Writes the `[AUDIT]` line of one action: `audited(action=…, actor=…, pid=…, refused=…)`."""
 
@@ -236,6 +255,10 @@ def actor_of(caller: Caller) -> str:
     return f"ip:{caller.ip}" if caller.ip is not None else caller.transport
 
 
+Authenticate = Callable[[Request, Route], Awaitable[Caller | Rejected]]
+"""Who is behind a request to a route that is not open, or why nobody is. Asked before all else is checked."""
+
+
 class _Router:
     def __init__(
         self,
@@ -245,12 +268,14 @@ class _Router:
         log: HttpLog,
         admin_group: str,
         audited: Audited | None,
+        authenticate: Authenticate | None,
     ) -> None:
         self._table = table
         self._audited = audited
         self._readiness = readiness
         self._log = log
         self._admin_group = admin_group
+        self._authenticate = authenticate
         self._encoder = msgspec.json.Encoder()
 
     async def __call__(self, request: Request) -> Response:
@@ -311,6 +336,11 @@ class _Router:
             if request.method != "HEAD" or "GET" not in methods:
                 return self._other_method(request, methods)
             compiled = methods["GET"]
+        if self._authenticate is not None and compiled.route.access is not Access.OPEN:
+            caller = await self._authenticate(request, compiled.route)
+            if isinstance(caller, Rejected):
+                return self._not_done(request, caller)
+            request = msgspec.structs.replace(request, caller=caller)
         rejected = self._may_enter(compiled.route, request)
         if rejected is not None:
             return self._not_done(request, rejected)
@@ -344,19 +374,9 @@ class _Router:
     @staticmethod
     def _check(compiled: _Compiled, request: Request) -> Rejected | tuple[Any, ...]:
         """The arguments of the handler, or what is wrong with the request."""
-        if compiled.takes_body and request.headers.get("content-type", "").lower() not in _JSON_TYPES:
-            return Rejected(
-                "UNSUPPORTED_MEDIA_TYPE",
-                "the body must be application/json",
-                (
-                    ErrorDetail(
-                        field="Content-Type",
-                        issue="type",
-                        message="must be application/json",
-                        expected="application/json",
-                    ),
-                ),
-            )
+        refused = _check_form(compiled, request)
+        if refused is not None:
+            return refused
         if request.query or compiled.query:
             problems = _check_query(compiled, request.query)
             if problems:
@@ -372,6 +392,8 @@ class _Router:
                 problem = ErrorDetail(field="body", issue="unknown", message="this route takes no body")
                 return Rejected("VALIDATION_ERROR", "this route takes no body", (problem,))
             return (request,)
+        if compiled.route.optional_body and not request.body:
+            return request, None
         body = compiled.body.decode(request.body)
         if isinstance(body, Problems):
             return Rejected("VALIDATION_ERROR", "the body is not valid", body.details)
@@ -385,10 +407,19 @@ def build_application(
     log: HttpLog,
     admin_group: str,
     audited: Audited | None = None,
+    authenticate: Authenticate | None = None,
 ) -> Application:
     """The application of a listener. Raises ValueError for a malformed or duplicate route.
 
     `readiness` answers None when the store may be used, else the reason why not, without waiting.
+    `authenticate` is for listeners that tokens open; without it the caller is who the transport says.
     """
     table = routes if isinstance(routes, RouteTable) else RouteTable(routes)
-    return _Router(table, readiness=readiness, log=log, admin_group=admin_group, audited=audited)
+    return _Router(
+        table,
+        readiness=readiness,
+        log=log,
+        admin_group=admin_group,
+        audited=audited,
+        authenticate=authenticate,
+    )

@@ -296,6 +296,7 @@ class Connection:
             body=body,
             caller=caller,
             request_id=self.request_id,
+            target=event.target.decode("ascii", "surrogateescape"),
         )
 
     def _admit(self, event: h11.Request, headers: dict[str, str], target: Target | BadTarget) -> Caller:

@@ -4,6 +4,7 @@ import os
 import socket
 from collections.abc import Callable
 from itertools import count
+from typing import TYPE_CHECKING
 
 import trio
 
@@ -15,6 +16,9 @@ from ambientd.net.quick_stream import QuickStream
 from ambientd.ports.clock import Clock
 from ambientd.ports.http import Application, Caller, Door, HttpLog, Response
 from ambientd.wire.errors import ERRORS
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["HttpServer", "Limits"]
 
@@ -80,14 +84,15 @@ class HttpServer:
         caller_of: Callable[[socket.socket], Caller],
         *,
         door: Door | None = None,
+        tls: "ssl.SSLContext | None" = None,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
         """Accepts and serves until cancelled, which cuts what is open. The listener stays open.
 
         `caller_of` is asked once per connection; an OSError from it closes that connection. Connections
         beyond the cap are answered 503 and closed; those who may only read have a cap of their own, so that
-        they cannot keep the operator out. `door` sees every request before its body is read. Raises OSError
-        when the listener is unusable.
+        they cannot keep the operator out. `door` sees every request before its body is read. With `tls` only
+        TLS is spoken. Raises OSError when the listener is unusable.
         """
         async with trio.open_nursery() as nursery:
 
@@ -100,7 +105,9 @@ class HttpServer:
                     return
                 if self._taken[caller.may_write] < self.limits.connections:
                     self._taken[caller.may_write] += 1
-                    nursery.start_soon(self._serve_socket, sock, caller, door)
+                    nursery.start_soon(self._serve_socket, sock, caller, door, tls)
+                elif tls is not None:
+                    sock.close()  # the refusal would cost a handshake
                 else:
                     self._turn_away(sock, nursery)
 
@@ -145,12 +152,29 @@ class HttpServer:
 
     # --- sockets
 
-    async def _serve_socket(self, sock: socket.socket, caller: Caller, door: Door | None) -> None:
+    async def _serve_socket(
+        self, sock: socket.socket, caller: Caller, door: Door | None, tls: "ssl.SSLContext | None"
+    ) -> None:
         try:
-            await self.serve_connection(QuickStream(sock), caller, door=door)
+            stream: trio.abc.Stream | None = QuickStream(sock)
+            if tls is not None:
+                stream = await self._shake_hands(QuickStream(sock), tls)
+            if stream is not None:
+                await self.serve_connection(stream, caller, door=door)
         finally:
             self._taken[caller.may_write] -= 1
             sock.close()
+
+    async def _shake_hands(self, plain: QuickStream, tls: "ssl.SSLContext") -> trio.abc.Stream | None:
+        """The stream inside TLS; None for a client that did not get there in the time of a request's head."""
+        # `https_compatible`: browsers and curl close without TLS's own farewell.
+        stream = trio.SSLStream(plain, tls, server_side=True, https_compatible=True)
+        try:
+            with trio.move_on_after(self.limits.header_seconds) as patience:
+                await stream.do_handshake()
+        except trio.BrokenResourceError:
+            return None
+        return None if patience.cancelled_caught else stream
 
     def _turn_away(self, sock: socket.socket, nursery: trio.Nursery) -> None:
         """503 and close; lingering is bounded like serving, and whoever comes after that is just closed."""

@@ -10,7 +10,7 @@ class Caller(NamedTuple):
     """Who is at the other end, read from the kernel at accept; numbers, never parsed text.
 
     `uid` is None when the transport does not know (TCP); `ip` is the address then. `may_write` was decided
-    at accept, or by the listener's `Door`.
+    at accept, or by the listener's `Door`. `principal` is who was found behind a token, where tokens open.
     """
 
     transport: str
@@ -18,6 +18,7 @@ class Caller(NamedTuple):
     pid: int | None
     may_write: bool
     ip: str | None = None
+    principal: object = None
 
 
 class Turned(NamedTuple):
@@ -53,6 +54,7 @@ class Request(msgspec.Struct, frozen=True, gc=False):
     caller: Caller
     request_id: str
     params: Mapping[str, str] = {}  # filled by the router from the path template
+    target: str = ""  # path and query as they were sent, for those who sign them
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):

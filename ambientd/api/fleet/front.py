@@ -1,0 +1,87 @@
+"""What stands before every route of the control plane: whose address counts, rate limits, headers."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from ambientd.api.errors import refusal
+from ambientd.api.fleet.principal import bearer_of
+from ambientd.core.fleet.ratelimit import RateLimiter, Tier, tier_of
+from ambientd.core.fleet.tokens import TokenKind, kind_of
+from ambientd.core.site import Network, client_address
+from ambientd.ports.clock import Clock
+from ambientd.ports.http import Application, Caller, Request, Response, Turned
+
+_ALWAYS = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cache-Control", "no-store"),
+)
+_OVER_TLS = (("Strict-Transport-Security", "max-age=31536000; includeSubDomains"),)
+UNLIMITED = frozenset({"/livez", "/readyz", "/api/v1/health"})
+
+
+class FleetDoor:
+    """`ports.http.Door`: reads whose address counts; tokens are looked at with the whole request."""
+
+    def __init__(self, proxies: Sequence[Network]) -> None:
+        """`proxies` are believed in what they say of the client's address."""
+        self._proxies = tuple(proxies)
+
+    def admit(self, method: str, path: str, headers: Mapping[str, str], caller: Caller) -> Caller | Turned:
+        """The caller with its address."""
+        if caller.ip is None:
+            return caller
+        return caller._replace(ip=client_address(caller.ip, headers.get("x-forwarded-for"), self._proxies))
+
+    def illegible(self) -> Turned:
+        """The head is larger than any of ours."""
+        return Turned(431, "HEADERS_TOO_LARGE", "the header block is too large")
+
+    def nameless(self) -> Turned:
+        """A request has exactly one Host."""
+        return Turned(400, "BAD_REQUEST", "a request has exactly one Host header")
+
+
+def build_front(app: Application, limiter: RateLimiter, *, clock: Clock, secure: bool) -> Application:
+    """The application behind limits, with security headers on every answer. `secure`: clients use TLS."""
+    always = (*_ALWAYS, *_OVER_TLS) if secure else _ALWAYS
+
+    async def front(request: Request) -> Response:
+        wait = _wait(request, limiter, clock.monotonic())
+        if wait:
+            seconds = str(math.ceil(wait))
+            response = refusal(
+                "TOO_MANY_REQUESTS",
+                f"too many requests; the next one is taken in {seconds} s",
+                request_id=request.request_id,
+            )
+            others = tuple(pair for pair in response.headers if pair[0] != "Retry-After")
+            headers: tuple[tuple[str, str], ...] = (*others, ("Retry-After", seconds))
+        else:
+            response = await app(request)
+            headers = response.headers
+            if response.status == 401:
+                limiter.take(Tier.FAILED, str(request.caller.ip), clock.monotonic())
+        return msgspec.structs.replace(response, headers=(*headers, *always))
+
+    return front
+
+
+def _wait(request: Request, limiter: RateLimiter, now: float) -> float:
+    if request.path in UNLIMITED:
+        return 0.0
+    token = bearer_of(request)
+    device = token is not None and kind_of(token) is TokenKind.DEVICE
+    client = str(request.caller.ip)
+    guessing = limiter.wait(Tier.FAILED, client, now)
+    if guessing:
+        return guessing
+    tier = tier_of(request.method, request.path, device=device)
+    if device and token is not None:
+        client = f"{client} {token[:19]}"  # many nodes may share an address
+    return limiter.take(tier, client, now)

@@ -1,0 +1,143 @@
+"""Who calls the control plane: a person, a program with a key, or a joined node that signs its requests."""
+
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from ambientd.api.router import Access, Answer, Authenticate, Handler, Route
+from ambientd.core.fleet.records import Caller as Account
+from ambientd.core.fleet.records import Device
+from ambientd.core.fleet.signing import is_signed, parse_sequence, parse_signature, request_bytes
+from ambientd.core.fleet.tokens import TokenKind, kind_of
+from ambientd.flows.fleet.accounts import Accounts
+from ambientd.flows.fleet.devices import Devices
+from ambientd.ports.errors import Rejected
+from ambientd.ports.http import Caller, Request
+from ambientd.wire.fleet_enums import Role
+
+SEQUENCE_HEADER = "x-ambient-sequence"
+SIGNATURE_HEADER = "x-ambient-signature"
+API_KEY_HEADER = "x-api-key"
+_NOBODY = Rejected("NOT_AUTHENTICATED", "this needs a valid token in the header Authorization: Bearer …")
+READ_SCOPE, WRITE_SCOPE = ":read", ":write"
+
+
+class Person(msgspec.Struct, frozen=True, kw_only=True):
+    """An account behind an access token or an API key."""
+
+    user_id: str
+    username: str
+    role: Role
+    via: str  # "access_token" or "api_key"
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """A joined node whose signature over this request was good. `sequence` is the request's number."""
+
+    device: Device
+    sequence: int
+
+    @property
+    def node_id(self) -> str:
+        """The node."""
+        return self.device.credential.node_id
+
+
+Principal = Person | Machine
+
+
+def principal_of(request: Request) -> Principal:
+    """Who was found behind the request's token."""
+    found = request.caller.principal
+    if not isinstance(found, Person | Machine):
+        raise TypeError("the route is open, but asks who calls")
+    return found
+
+
+def person_of(request: Request) -> Person | Rejected:
+    """A person, or why a node may not do this."""
+    found = principal_of(request)
+    if isinstance(found, Person):
+        return found
+    return Rejected("NOT_AUTHORIZED", "a node's credential cannot do this; use an account's token")
+
+
+def for_people(handler: Callable[..., Awaitable[Answer]]) -> Handler:
+    """A route's handler from `handler(person, request[, body])`; joined nodes are refused."""
+
+    async def checked(request: Request, *body: msgspec.Struct) -> Answer:
+        person = person_of(request)
+        return person if isinstance(person, Rejected) else await handler(person, request, *body)
+
+    return checked
+
+
+def owner_of(request: Request) -> str:
+    """The account in whose name the request is made; a node acts for its owner."""
+    found = principal_of(request)
+    return found.user_id if isinstance(found, Person) else found.device.owner_id
+
+
+def build_authenticate(accounts: Accounts, devices: Devices) -> Authenticate:
+    """The router's hook. Refusals do not tell whether a token exists."""
+
+    async def authenticate(request: Request, route: Route) -> Caller | Rejected:
+        token = bearer_of(request)
+        if token is None:
+            return _NOBODY
+        kind = kind_of(token)
+        if kind is TokenKind.DEVICE:
+            return await _machine(request, token, devices.device)
+        if kind not in (TokenKind.ACCESS, TokenKind.API_KEY):
+            return _NOBODY
+        account = await accounts.caller(token)
+        if account is None:
+            return _NOBODY
+        lacking = _lacks_scope(account, route)
+        if lacking is not None:
+            return Rejected("NOT_AUTHORIZED", f"this API key lacks a scope that ends in {lacking}")
+        via = "access_token" if kind is TokenKind.ACCESS else "api_key"
+        person = Person(user_id=account.user_id, username=account.username, role=account.role, via=via)
+        return request.caller._replace(may_write=True, principal=person)
+
+    return authenticate
+
+
+def bearer_of(request: Request) -> str | None:
+    """The token of a request, from either header; None without one."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and token:
+        return token.strip()
+    return request.headers.get(API_KEY_HEADER)
+
+
+def _lacks_scope(account: Account, route: Route) -> str | None:
+    if account.scopes is None:
+        return None
+    wanted = WRITE_SCOPE if route.access is Access.WRITE else READ_SCOPE
+    return None if any(scope.endswith(wanted) for scope in account.scopes) else wanted
+
+
+async def _machine(
+    request: Request, token: str, find: Callable[[str], Awaitable[Device | None]]
+) -> Caller | Rejected:
+    sequence = parse_sequence(request.headers.get(SEQUENCE_HEADER, ""))
+    signature = parse_signature(request.headers.get(SIGNATURE_HEADER, ""))
+    if sequence is None or signature is None:
+        return Rejected(
+            "NOT_AUTHENTICATED", f"a device token needs the headers {SEQUENCE_HEADER} and {SIGNATURE_HEADER}"
+        )
+    device = await find(token)
+    if device is None:
+        return _NOBODY
+    credential = device.credential
+    signed = request_bytes(
+        node_id=credential.node_id,
+        sequence=sequence,
+        method=request.method,
+        target=request.target,
+        body=request.body,
+    )
+    if not is_signed(credential.public_key, signed, signature):
+        return Rejected("NOT_AUTHENTICATED", "the signature is not the node's over this request")
+    return request.caller._replace(may_write=True, principal=Machine(device=device, sequence=sequence))

@@ -1,0 +1,194 @@
+"""Tasks as people submit and clear them, and as nodes take, do and return them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from ambientd.core.fleet.records import (
+    AssignmentRecord,
+    DeletedTask,
+    NewTask,
+    TaskQuery,
+    TaskRecord,
+    TaskWork,
+)
+from ambientd.core.records import AuditEntry
+from ambientd.flows.fleet.reach import NO_NODE, Reach, enter, find
+from ambientd.flows.fleet.work import (
+    WorkRules,
+    delete_task,
+    note_result,
+    offer_pending,
+    reconcile_node,
+    release,
+    submit,
+)
+from ambientd.ports.clock import Clock
+from ambientd.ports.errors import Rejected
+from ambientd.ports.fleet.store import FleetStore, FleetTransaction
+from ambientd.wire.fleet_enums import TASK_ENDED, DetachReason, ExecutionStatus, Verdict
+
+NO_TASK = Rejected("NOT_FOUND", "there is no such task")
+_ENDED = frozenset({ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.STOPPED})
+
+
+class Given(msgspec.Struct, frozen=True, kw_only=True):
+    """An assignment with what its node needs to do it."""
+
+    assignment: AssignmentRecord
+    work: TaskWork
+
+
+class Reconciled(msgspec.Struct, frozen=True, kw_only=True):
+    """What a node has now, and what it is to do with each task."""
+
+    given: tuple[Given, ...]
+    verdicts: Mapping[str, Verdict]
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """How far a node is with a task, or what came of it."""
+
+    status: ExecutionStatus
+    result: Any = None
+    session_id: str | None = None
+    proof_id: str | None = None
+
+
+class Tasks:
+    """The use cases of tasks."""
+
+    def __init__(
+        self, *, store: FleetStore, clock: Clock, rules: WorkRules, warn: Callable[..., object]
+    ) -> None:
+        """`warn(event, **facts)` tells of what went wrong without stopping anything."""
+        self._store = store
+        self._clock = clock
+        self._rules = rules
+        self._warn = warn
+
+    # --- of people
+
+    async def submit(self, task: NewTask) -> TaskRecord:
+        """Adds a task that was found valid and gives it to the nodes that can take it."""
+        return await self._store.write(lambda tx: submit(tx, task, self._rules))
+
+    async def get(
+        self, task_id: str, *, creator_id: str | None, node: Reach | None = None
+    ) -> TaskRecord | Rejected:
+        """One task of its creator, or one that a node has or had."""
+
+        def work(tx: FleetTransaction) -> TaskRecord | None:
+            if node is None:
+                return tx.tasks.get(task_id, creator_id=creator_id)
+            if find(tx, node) is None or tx.assignments.get(task_id, node.node_id) is None:
+                return None
+            return tx.tasks.get(task_id)
+
+        return await self._store.read(work) or NO_TASK
+
+    async def page(self, query: TaskQuery, node: Reach | None = None) -> list[TaskRecord] | Rejected:
+        """One page of tasks, newest first; with `node` those that it has or had, whoever submitted them."""
+
+        def work(tx: FleetTransaction) -> list[TaskRecord] | Rejected:
+            if node is not None and find(tx, node) is None:
+                return NO_NODE
+            return tx.tasks.page(query)
+
+        return await self._store.read(work)
+
+    async def delete(self, task_id: str, creator_id: str, by: str) -> DeletedTask | Rejected:
+        """Clears a task; every node that has or had it keeps an event. An event that cannot be written is
+        warned of and stops nothing (R1.27)."""
+        at = self._clock.now()
+
+        def work(tx: FleetTransaction) -> DeletedTask | None:
+            deleted = delete_task(tx, task_id, creator_id, at)
+            if deleted is None:
+                return None
+            offer_pending(tx, at, self._rules)
+            tx.audit.append(AuditEntry(kind="task_deleted", at=at, actor=by, subject=task_id))
+            return deleted
+
+        deleted = await self._store.write(work)
+        if deleted is None:
+            return NO_TASK
+        if deleted.failure is not None:
+            self._warn("fleet.history_failed", task=task_id, reason=deleted.failure)
+        return deleted
+
+    # --- of nodes
+
+    async def given(self, reach: Reach) -> list[Given] | Rejected:
+        """What a node has, with what it needs to do it."""
+
+        def work(tx: FleetTransaction) -> list[Given] | Rejected:
+            return _given(tx, reach.node_id) if find(tx, reach) else NO_NODE
+
+        return await self._store.read(work)
+
+    async def reconcile(self, reach: Reach, running: Mapping[str, str | None]) -> Reconciled | Rejected:
+        """Hears what a node runs (sessions by task), after it was away or at any time: healthy work that
+        nobody else has done goes on, what is done or gone is stopped."""
+        at = self._clock.now()
+
+        def work(tx: FleetTransaction) -> Reconciled | Rejected:
+            tx.assignments.lock()
+            node = enter(tx, reach)
+            if isinstance(node, Rejected):
+                return node
+            found = reconcile_node(tx, reach.node_id, running, at, self._rules)
+            for task_id, session_id in running.items():
+                if found.verdicts.get(task_id) is Verdict.KEEP:
+                    tx.assignments.note_execution(
+                        task_id, reach.node_id, ExecutionStatus.IN_PROGRESS, at, session_id=session_id
+                    )
+            return Reconciled(given=tuple(_given(tx, reach.node_id)), verdicts=found.verdicts)
+
+        return await self._store.write(work)
+
+    async def result(self, reach: Reach, task_id: str, said: Result) -> TaskRecord | Rejected:
+        """A node's word about its part of a task. The same word again changes nothing."""
+        at = self._clock.now()
+
+        def work(tx: FleetTransaction) -> TaskRecord | Rejected:
+            tx.assignments.lock()
+            node = enter(tx, reach)
+            if isinstance(node, Rejected):
+                return node
+            task, mine = tx.tasks.get(task_id), tx.assignments.get(task_id, reach.node_id)
+            if task is None or mine is None:
+                return NO_TASK
+            if said.status in _ENDED and mine.execution_status is said.status:
+                return task  # its answer was lost
+            if task.status in TASK_ENDED:
+                return Rejected("CONFLICT", f"the task has already {task.status.value}")
+            if mine.disconnected_at is not None:
+                if mine.reason is not DetachReason.MOVED and mine.reason is not DetachReason.STOPPED:
+                    return Rejected("CONFLICT", "the task was taken from this node")
+                tx.assignments.reattach(task_id, reach.node_id, at)
+            self._note(tx, task_id, reach.node_id, said, at)
+            return tx.tasks.get(task_id) or NO_TASK
+
+        return await self._store.write(work)
+
+    def _note(self, tx: FleetTransaction, task_id: str, node_id: str, said: Result, at: Any) -> None:
+        tx.assignments.note_execution(task_id, node_id, said.status, at, session_id=said.session_id)
+        match said.status:
+            case ExecutionStatus.STOPPED:  # by its own rule: another node may do it
+                release(tx, task_id, (node_id,), DetachReason.STOPPED, at, self._rules)
+            case ExecutionStatus.COMPLETED | ExecutionStatus.FAILED:
+                note_result(tx, task_id, node_id, said.status, at, result=said.result, proof_id=said.proof_id)
+                offer_pending(tx, at, self._rules)
+            case _:
+                pass
+
+
+def _given(tx: FleetTransaction, node_id: str) -> list[Given]:
+    found = []
+    for assignment in tx.assignments.of_node(node_id):
+        work = tx.tasks.work(assignment.task_id)
+        if work is not None and assignment.task_status not in TASK_ENDED:
+            found.append(Given(assignment=assignment, work=work))
+    return found

@@ -1,0 +1,65 @@
+from datetime import UTC, datetime, timedelta
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ambientd.core.fleet.records import RefreshTokenRecord
+from ambientd.core.fleet.secrets import SecretName
+from ambientd.core.fleet.tokens import (
+    Refresh,
+    TokenHashes,
+    TokenKind,
+    build_token,
+    decide_refresh,
+    kind_of,
+    sentence_of,
+)
+
+NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
+HASHES = TokenHashes({name: name.value.encode() for name in SecretName})
+TOKEN = RefreshTokenRecord(
+    token_hash=b"a" * 32, family_id="f", user_id="u", issued_at=NOW, expires_at=NOW + timedelta(days=30)
+)
+NEXT = msgspec.structs.replace(TOKEN, token_hash=b"b" * 32, parent_hash=TOKEN.token_hash)
+USED = msgspec.structs.replace(TOKEN, used_at=NOW, successor_hash=NEXT.token_hash)
+
+
+@given(st.sampled_from(TokenKind), st.binary(min_size=32, max_size=32))
+def test_a_token_tells_its_kind_and_no_other(kind: TokenKind, random: bytes) -> None:
+    token = build_token(kind, random)
+    assert kind_of(token) is kind
+    assert kind_of(token[:-1]) is kind_of(token + "0") is kind_of(token.upper()) is None
+
+
+def test_hashes_differ_by_kind_key_and_token() -> None:
+    token = "x" * 64
+    assert len({HASHES.of(kind, token) for kind in TokenKind}) == len(TokenKind)
+    other = TokenHashes(dict.fromkeys(SecretName, b"another"))
+    assert other.of(TokenKind.ACCESS, token) != HASHES.of(TokenKind.ACCESS, token)
+    assert HASHES.of(TokenKind.ACCESS, token) == HASHES.of(TokenKind.ACCESS, token)
+
+
+@pytest.mark.parametrize(
+    ("shown", "successor", "verdict"),
+    [
+        (None, None, Refresh.UNKNOWN),
+        (TOKEN, None, Refresh.ROTATE),
+        (USED, NEXT, Refresh.REISSUE),
+        (USED, msgspec.structs.replace(NEXT, used_at=NOW), Refresh.REUSE),
+        (USED, msgspec.structs.replace(NEXT, revoked_at=NOW), Refresh.REUSE),
+        (USED, None, Refresh.REUSE),
+        (msgspec.structs.replace(TOKEN, revoked_at=NOW), None, Refresh.REVOKED),
+        (msgspec.structs.replace(TOKEN, expires_at=NOW), None, Refresh.EXPIRED),
+    ],
+)
+def test_a_lost_answer_is_told_from_theft(
+    shown: RefreshTokenRecord | None, successor: RefreshTokenRecord | None, verdict: Refresh
+) -> None:
+    assert decide_refresh(shown, successor, NOW) is verdict
+
+
+@pytest.mark.parametrize("verdict", [Refresh.UNKNOWN, Refresh.REUSE, Refresh.REVOKED, Refresh.EXPIRED])
+def test_every_refusal_has_a_sentence(verdict: Refresh) -> None:
+    assert sentence_of(verdict)
