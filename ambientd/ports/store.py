@@ -37,6 +37,7 @@ from ambientd.core.records import (
 )
 from ambientd.ports.audit import AuditRepository, IdentityRepository
 from ambientd.ports.leases import LeaseRepository
+from ambientd.ports.outbox import AssignmentRepository, OutboxRepository
 from ambientd.ports.policies import PolicyRepository
 from ambientd.wire.enums import AlertMetric
 
@@ -392,6 +393,10 @@ class Transaction(Protocol):
     def settings(self) -> SettingsRepository: ...
     @property
     def peers(self) -> PeerRepository: ...
+    @property
+    def outbox(self) -> OutboxRepository: ...
+    @property
+    def assignments(self) -> AssignmentRepository: ...
     @property
     def migrations(self) -> MigrationRepository: ...
 
