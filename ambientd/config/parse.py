@@ -1,6 +1,6 @@
 """Layers of settings to one `Config`, or to every problem at once. Nothing here reads or raises."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -263,17 +263,30 @@ def _cross_check(reading: _Reading) -> None:
 
 
 def _check_http(reading: _Reading) -> None:
+    if _is_given(reading, "http"):
+        from ambientd.config.http import check_http  # `ipaddress` is for those who configure this
+
+        _check_section(reading, "http", check_http)
+    if _is_given(reading, "server"):
+        from ambientd.config.server_checks import check_server
+
+        _check_section(reading, "server", check_server)
+
+
+def _is_given(reading: _Reading, section: str) -> bool:
+    return any(path[0] == section for path in reading.given)
+
+
+def _check_section(
+    reading: _Reading, section: str, check: Callable[[Mapping[str, Any]], Iterable[checks.Finding]]
+) -> None:
     values = {
         path[-1]: given.value
         for path, given in reading.given.items()
-        if path[0] == "http" and not isinstance(given.value, Refused)
+        if path[0] == section and not isinstance(given.value, Refused)
     }
-    if not values:
-        return
-    from ambientd.config.http import check_http  # `ipaddress` is for those who configure this
-
-    for finding in check_http(values):
-        path = ("http", finding.setting)
+    for finding in check(values):
+        path = (section, finding.setting)
         reading.add(
             reading.given[path].layer,
             path,

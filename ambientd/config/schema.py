@@ -16,6 +16,7 @@ from ambientd.config.autonomy import (
     PeersConfig,
     PolicyConfig,
 )
+from ambientd.config.server import ServerConfig
 from ambientd.config.setting import DURATION, PRICES, SIZE, setting
 
 
@@ -473,6 +474,7 @@ class Config:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     peers: PeersConfig = field(default_factory=PeersConfig)
     delta_v: DeltaVConfig = field(default_factory=DeltaVConfig)
+    server: ServerConfig = field(default_factory=ServerConfig)
     socket: SocketConfig = field(default_factory=SocketConfig)
     http: HttpConfig = field(default_factory=HttpConfig)
     log: LogConfig = field(default_factory=LogConfig)

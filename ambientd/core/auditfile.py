@@ -135,7 +135,7 @@ class ExportCheck:
         wanted = self._walk.place.seq + 1
         try:
             line = msgspec.json.decode(raw, type=Line)
-        except (msgspec.DecodeError, RecursionError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return Break(wanted, f"the line for record {wanted} is no JSON object of an export, or was torn")
         if self.ended:
             return Break(wanted, "there are lines behind the last one")

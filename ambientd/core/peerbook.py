@@ -92,7 +92,7 @@ def find_trusted(book: PeerBook, fragment: str) -> str | Rejected:
     every = dict.fromkeys((*book.configured, *book.named))
     if fragment in every:
         return fragment
-    named = [key for key, peer in book.named.items() if peer.name == fragment]
+    named = [key for key, peer in book.named.items() if fragment and peer.name == fragment]
     if named:
         return named[0]
     part = fragment.lower()

@@ -9,6 +9,7 @@ import msgspec
 from ambientd.core.connectivitytext import control_line, state_words
 from ambientd.core.gatewaytext import gateway_line
 from ambientd.core.leasetext import lease_line
+from ambientd.core.peertext import peers_line
 from ambientd.core.policytext import policy_line
 from ambientd.core.text import age, age_of, cut, number, pad, printable, size, width_of
 from ambientd.core.timefmt import parse_rfc3339
@@ -116,6 +117,8 @@ def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
     rows.append(("pulse", *_pulse(document, now)))
     if document.policy is not None:
         rows.append(("policy", *policy_line(document.policy)))
+    if document.peers is not None:
+        rows.append(("peers", *peers_line(document.peers)))
     ledger = document.ledger
     if ledger.ready:
         count = f"{number(ledger.sessions)} session{'' if ledger.sessions == 1 else 's'}"

@@ -29,6 +29,7 @@ from ambientd.host.feedread import last_lines, open_for_reading
 from ambientd.host.gateway_credentials import KEY_FILE, LookingCredentials, is_wanted
 from ambientd.host.identity import FileIdentity
 from ambientd.host.secrets import ENV_CREDENTIALS
+from ambientd.main.doctor_peers import check_peers, compare_clocks
 from ambientd.net.ask import AskError, Told, ask
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import StoreError, UnavailableError
@@ -213,7 +214,8 @@ def _check_clock(scene: Scene) -> Finding:
     problems = () if scene.status is None else scene.status.problems
     doubt = next((one.text for one in problems if one.id == CLOCK_IN_DOUBT), None)
     synchronised = os.path.exists(SYNCHRONISED)
-    return doctor.judge_clock(scene.clock.now(), told, synchronised=synchronised, doubt=doubt)
+    found = doctor.judge_clock(scene.clock.now(), told, synchronised=synchronised, doubt=doubt)
+    return found if scene.status is None else compare_clocks(scene.socket, found)
 
 
 def _instants(scene: Scene) -> Iterator[tuple[str, datetime]]:
@@ -399,6 +401,11 @@ def _check_links(scene: Scene) -> Finding:
     return doctor.judge_links(read_links(), wanted=wanted)
 
 
+def _check_peers(scene: Scene) -> Finding:
+    socket = None if scene.status is None else scene.socket
+    return check_peers(socket, scene.loaded.config, scene.clock.now())
+
+
 def _check_control(scene: Scene) -> Finding:
     status = scene.status
     if status is not None and status.control is not None and status.state is not None:
@@ -441,7 +448,7 @@ ALL: Mapping[str, Callable[[Scene], Finding]] = {
     "links.up": _check_links,
     "gateway.link": _check_gateway,
     "control.link": _check_control,
-    "peers.seen": _absent("this version has no peers"),
+    "peers.seen": _check_peers,
     "pulse.feed": _check_pulse,
     "power.meter": _absent("this version measures no power"),
 }

@@ -15,8 +15,8 @@ class DatabaseKind(Generic[X]):
     """`migrations` is a folder below `migrations/`; `begin` makes a transaction's repositories.
 
     `prepare` adds to every connection what its statements need, `undone` tells a transaction that a savepoint
-    of it was taken back, `finish` is called before each commit. `appended` says whether a transaction has
-    appended to the audit chain, `audit_head` the number of the chain's last record.
+    of it was taken back, `finish` is called before each commit. `head` is the number of the audit chain's
+    last record, `appended` whether a transaction has added to it.
     """
 
     migrations: str
@@ -24,5 +24,5 @@ class DatabaseKind(Generic[X]):
     begin: Callable[[apsw.Connection, datetime], X]
     undone: Callable[[X], object]
     finish: Callable[[apsw.Connection], object]
+    head: Callable[[apsw.Connection], int]
     appended: Callable[[X], bool]
-    audit_head: Callable[[apsw.Connection], int]

@@ -78,6 +78,6 @@ NODE = DatabaseKind(
     begin=SqliteTransaction,
     undone=lambda unit: unit.keys.forget(),
     finish=index_noted,
+    head=lambda connection: SqliteAudit(connection).head().seq,
     appended=lambda unit: unit.audit.appended,
-    audit_head=lambda connection: SqliteAudit(connection).head().seq,
 )

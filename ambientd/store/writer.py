@@ -63,7 +63,7 @@ class Writer:
         self._kind = kind
         self._identity = identity(path)
         self.commits = 0
-        self.audit_seq = kind.audit_head(connection)  # number of the audit record that was committed last
+        self.audit_seq = kind.head(connection)  # number of the audit record that was committed last
         self.appends = 0  # commits that appended to the audit chain
         self.copy_now = False
 
@@ -112,7 +112,7 @@ class Writer:
         if not good:
             return
         self._kind.finish(self._connection)
-        head = self._kind.audit_head(self._connection) if self._kind.appended(unit) else None
+        head = self._kind.head(self._connection) if self._kind.appended(unit) else None
         self._connection.execute("COMMIT")
         self.commits += 1
         if head is not None:

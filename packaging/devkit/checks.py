@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,6 +19,9 @@ BENCH_SEC = 120
 
 # Hours of work or another machine's: never a part of the everyday run.
 NOT_EVERY_DAY = ("tests/bench", "tests/live")
+
+# These wait for processes, clocks and sockets: they run beside the others, which need the processor.
+BESIDE = ("tests/e2e", "tests/host", "tests/lan", "tests/net", "tests/systemd")
 
 # What others rely on and must never change by accident: status, control and every read of the ledger.
 NON_REGRESSION = (
@@ -51,8 +55,10 @@ class Checks:
         else:
             self._benches()
             self.gate()
-        left = [] if pytest_arguments else [f"--ignore={path}" for path in NON_REGRESSION]
-        self._tests("pytest", [*left, *pytest_arguments])
+        if pytest_arguments:
+            self._tests("pytest", pytest_arguments)
+        else:
+            self._both([f"--ignore={path}" for path in NON_REGRESSION])
         if self._failed:
             self._screen.text("failed: " + ", ".join(self._failed))
         return not self._failed
@@ -87,12 +93,45 @@ class Checks:
                 self._screen.result(name, good=True, began=began)
             self._screen.text("\n".join("    " + line for line in outcome.stdout.splitlines()[-12:]))
 
+    def _both(self, left: list[str]) -> None:
+        """All other tests in two runs at the same time; what the one beside says comes when it has ended."""
+        beside = [folder for folder in BESIDE if (self._tree.root / folder).is_dir()]
+        # A folder of its own: each run clears away what older runs left in theirs.
+        with (
+            tempfile.TemporaryFile("w+", errors="replace") as said,
+            tempfile.TemporaryDirectory(prefix="b", ignore_cleanup_errors=True) as folder,
+        ):
+            began = time.monotonic()
+            with subprocess.Popen(
+                self._command([*left, *beside]),
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                cwd=self._tree.root,
+                env={**self._environ(), "PYTEST_DEBUG_TEMPROOT": folder},
+            ) as process:
+                try:
+                    self._tests("pytest", [*left, *(f"--ignore={folder}" for folder in beside)])
+                    code = process.wait()
+                finally:
+                    process.terminate()
+            said.seek(0)
+            self._screen.text(said.read())
+        self._result("pytest " + " ".join(beside), code, began)
+
     def _tests(self, name: str, arguments: list[str]) -> None:
         began = time.monotonic()
-        ignored = [f"--ignore={folder}" for folder in NOT_EVERY_DAY]
-        command = [str(self._tree.python), "-m", "pytest", *ignored, *arguments]
         sys.stdout.flush()
-        code = subprocess.call(command, stdin=subprocess.DEVNULL, cwd=self._tree.root, env=self._environ())
+        code = subprocess.call(
+            self._command(arguments), stdin=subprocess.DEVNULL, cwd=self._tree.root, env=self._environ()
+        )
+        self._result(name, code, began)
+
+    def _command(self, arguments: list[str]) -> list[str]:
+        ignored = [f"--ignore={folder}" for folder in NOT_EVERY_DAY]
+        return [str(self._tree.python), "-m", "pytest", *ignored, *arguments]
+
+    def _result(self, name: str, code: int, began: float) -> None:
         self._screen.result(name, good=code == 0, began=began)
         if code:
             self._failed.append(name)

@@ -34,7 +34,7 @@ from ambientd.services.fleet_reports import ReportsService
 from ambientd.store.fleet.postgresql import PostgresqlFleetStore
 from ambientd.store.fleet.sqlite import SqliteFleetStore
 from ambientd.wire.fleet_enums import NodeType
-from tests.pgkit import PgServer, started
+from tests.pgkit import NoServerError, PgServer, started
 
 AT = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
 CALLERS = 512
@@ -235,7 +235,11 @@ def on_sqlite(nodes: int, seconds: float) -> None:
 
 
 def on_postgresql(nodes: int, seconds: float) -> None:
-    server = started()
+    try:
+        server = started()
+    except NoServerError as error:
+        print(f"postgresql               left out: {error}")
+        return
     try:
         database = server.new_database()
         found: list[tuple[float, float]] = []

@@ -273,7 +273,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)  # the first to give a section pays for the import of its checks
 @given(
     st.lists(st.tuples(st.text(max_size=5), st.dictionaries(NAMES, VALUES, max_size=5)), max_size=3),
     st.booleans(),

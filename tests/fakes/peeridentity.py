@@ -21,11 +21,11 @@ def seed_of(name: str) -> bytes:
     return hashlib.sha256(f"seed of {name}".encode()).digest()
 
 
-class NamedIdentity:
+class SealedIdentity:
     """Implements `ports.autonomy.NodeIdentity`."""
 
-    def __init__(self, name: str) -> None:
-        self._seed = seed_of(name)
+    def __init__(self, seed: bytes) -> None:
+        self._seed = seed
         self.public_key = public_of(self._seed)
         self._box_key = crypto_sign_ed25519_sk_to_curve25519(self._seed + self.public_key)
 
@@ -44,3 +44,10 @@ class NamedIdentity:
             return crypto_box_open(box, nonce, crypto_sign_ed25519_pk_to_curve25519(sender), self._box_key)
         except (CryptoError, ValueError):
             return None
+
+
+class NamedIdentity(SealedIdentity):
+    """The identity that belongs to a name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(seed_of(name))

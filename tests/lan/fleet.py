@@ -97,8 +97,11 @@ class LanFleet:
         peers: Mapping[str, Any] | None = None,
         also_trusted: Sequence[str] = (),
         static: bool = True,
+        hosts: Sequence[Host] | None = None,
     ) -> None:
-        names = [f"edge-{host.number:02}" for host in lan.hosts]
+        """`hosts`: not all of the LAN's."""
+        hosts = lan.hosts if hosts is None else hosts
+        names = [f"edge-{host.number:02}" for host in hosts]
         keys = [key_of(name) for name in (*names, *also_trusted)]
         self.lan = lan
         self.members = [
@@ -111,14 +114,14 @@ class LanFleet:
                     "peers": {
                         "listen": f"0.0.0.0:{PORT}",
                         "static": [
-                            f"{other.address}:{PORT}" for other in lan.hosts if other is not host and static
+                            f"{other.address}:{PORT}" for other in hosts if other is not host and static
                         ],
                         "trust": [key for key in keys if key != key_of(name)],
                         **(peers or {}),
                     },
                 },
             )
-            for name, host in zip(names, lan.hosts, strict=True)
+            for name, host in zip(names, hosts, strict=True)
         ]
 
     def __getitem__(self, number: int) -> Member:
@@ -135,8 +138,10 @@ class LanFleet:
         for member in self.members:
             member.node.close(keep=keep)
 
-    def is_meshed(self) -> bool:
-        return all(len(member.linked()) >= len(self.members) - 1 for member in self.members)
+    def is_linked(self) -> bool:
+        """Whether every member is linked with every other one."""
+        keys = {member.key for member in self.members}
+        return all(keys - {member.key} <= member.linked() for member in self.members)
 
     def agree(self) -> bool:
         """Whether all hold the same policies."""
@@ -155,7 +160,7 @@ def fleet_of(size: int, *, before: Sequence[str] = (), **options: Any) -> Iterat
         failed = True
         try:
             fleet.start()
-            until(fleet.is_meshed, 30, "everybody to be linked")
+            until(fleet.is_linked, 30, "everybody to be linked")
             yield fleet
             failed = False
         finally:

@@ -93,11 +93,17 @@ class NodeAudits:
 
 
 class ControlAudit:
-    """`ports.fleet.pushed.ControlAuditRepository`."""
+    """`ports.fleet.pushed.ControlAuditRepository`. `appended`: whether this transaction added a record."""
 
     def __init__(self, sql: Sql) -> None:
         """Good for as long as the transaction."""
         self._sql = sql
+        self.appended = False
+
+    def head(self) -> AuditHead:
+        """The last record; seq 0 and the genesis hash for an empty chain."""
+        seq, digest = one(self._sql.rows(_OWN_HEAD)) or (0, GENESIS)
+        return AuditHead(seq=seq, hash=digest)
 
     def append(self, entry: AuditEntry) -> int:
         """Appends a record; returns its number. Raises ValueError for a detail without canonical bytes.
@@ -106,20 +112,21 @@ class ControlAudit:
         """
         detail = canonical(entry.detail).decode()
         self._sql.serialize(_OWN)
-        seq, prev_hash = one(self._sql.rows(_OWN_HEAD)) or (0, GENESIS)
+        self.appended = True
+        head = self.head()
         at = rfc3339_ms(entry.at)
         digest = record_hash(
-            prev_hash=prev_hash,
-            seq=seq + 1,
+            prev_hash=head.hash,
+            seq=head.seq + 1,
             kind=entry.kind,
             at=at,
             actor=entry.actor,
             subject=entry.subject,
             detail=entry.detail,
         )
-        row = (seq + 1, entry.kind, at, entry.actor, entry.subject, detail, prev_hash, digest)
+        row = (head.seq + 1, entry.kind, at, entry.actor, entry.subject, detail, head.hash, digest)
         self._sql.run(_OWN_ADD, row)
-        return int(seq) + 1
+        return head.seq + 1
 
     def records(self, after_seq: int, limit: int) -> list[AuditRecord]:
         """Records with `seq` greater than `after_seq`, in order."""

@@ -54,12 +54,16 @@ def _nothing(_of: object) -> None:
     """These repositories remember nothing, and their statements need no functions of ours."""
 
 
+def _head(connection: apsw.Connection) -> int:
+    return ControlAudit(SqliteSql(connection)).head().seq
+
+
 SQLITE_FLEET = DatabaseKind(
     migrations="control_plane/sqlite",
     prepare=_nothing,
     begin=_begin,
     undone=_nothing,
     finish=_nothing,
-    appended=lambda _unit: False,  # nobody waits for this chain's head
-    audit_head=lambda _connection: 0,
+    head=_head,
+    appended=lambda unit: unit.audit.appended,
 )

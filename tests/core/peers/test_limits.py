@@ -21,7 +21,7 @@ from ambientd.core.peers.frames import (
     Want,
 )
 from ambientd.core.peers.limits import MESSAGES, Bucket, Rate, Recent, penalty
-from ambientd.core.peers.pull import DECLINED_MAX, VAIN_MAX
+from ambientd.core.peers.pull import DECLINED_MAX, VAIN_MAX, WANTS_MAX
 from ambientd.core.signeditem import SignedItem
 from ambientd.core.snapshot import Moment, Reason
 from tests.core.peers.kit import AT_MS, ISSUER, Liar, Node, item, key_of, seed_of
@@ -198,6 +198,23 @@ def test_pushes_in_a_flood_end_the_link() -> None:
         one.say(Items(0, HERE, raw, last=True))
     assert reason(one) is CloseReason.REFUSALS
     assert tried == 4
+
+
+def test_offers_in_a_flood_are_kept_to_a_bound() -> None:
+    one, _ = wanting(item(1).item_id)
+    for number in range(200):
+        one.say(Offer(b"".join(ids(60, start=number * 60))))
+    assert reason(one) is None
+    assert len(one.end.link._exchange._pull._wants) == WANTS_MAX  # type: ignore[union-attr]
+
+
+def test_a_push_of_what_is_known_is_not_merged_again() -> None:
+    one = liar()
+    one.victim.put(item(1))
+    one.push(item(1))
+    assert one.victim.taken == []
+    one.push(item(1), item(2))
+    assert len(one.victim.taken) == 1
 
 
 def test_pushes_at_an_honest_pace_are_fine_for_ever() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from ambientd.core.peerlink import SILENT_AT_LEAST, State
-from ambientd.core.peers.effects import Deliver, Outcome
+from ambientd.core.peers.effects import Deliver, Load, Outcome
 from ambientd.core.peers.exchange import ANSWER_WITHIN, RETRY_AFTER, SETTLE
 from ambientd.core.peers.frames import Answer, CloseReason, Compare, Digest, Items, Listing, Offer, Want
 from ambientd.core.signeditem import SignedItem
@@ -446,3 +446,23 @@ def test_a_slow_merge_is_no_silence_of_the_peer() -> None:
     assert link.merged(ANSWER_WITHIN + 20, added=1, kept=0, refused=0) == ()
     assert link.tick(ANSWER_WITHIN + 21) == ()
     assert link.state is State.OPEN
+
+
+def test_items_loaded_for_a_request_that_was_dropped_do_not_answer_the_next() -> None:
+    one, other = pair()
+    other.put(item(1), item(2))
+    liar = Liar(one, other).greet()
+    liar.heard()
+    link = liar.end.link
+    moment = Moment(0.0, AT_MS)
+    assert link.received(liar.out.wrap(Want(1, item(1).item_id)), moment) == (Load((item(1).item_id,)),)
+    liar.end.do(link.allow(0.0, send=False, receive=True))
+    liar.end.do(link.allow(0.0, send=True, receive=True))
+    assert link.received(liar.out.wrap(Want(2, item(2).item_id)), moment) == ()
+    assert link.loaded([item(1)], other.stamp(), 0.0) == (Load((item(2).item_id,)),)
+    liar.end.do(link.loaded([item(2)], other.stamp(), 0.0))
+    answers = [message for message in liar.heard() if isinstance(message, Items)]
+    assert [(answer.request, answer.answer, bool(answer.snapshot)) for answer in answers] == [
+        (1, Answer.NOT_NOW, False),
+        (2, Answer.HERE, True),
+    ]

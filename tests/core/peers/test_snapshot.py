@@ -1,6 +1,7 @@
 """What a snapshot says is what was signed, for whom, and once; everything else is refused (R1.57-R1.67)."""
 
 import hashlib
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -274,9 +275,24 @@ def test_size_is_looked_at_before_anything_else() -> None:
     assert refusal(signed(snapshot()), reader=few) is Reason.TOO_LARGE
 
 
-def test_a_declared_frame_of_4_gb_is_refused_without_reserving_it() -> None:
-    raw = framed(DOMAIN) + (4 * 2**30).to_bytes(8) + b"{}"
-    assert refusal(raw) is Reason.MALFORMED
+@pytest.mark.parametrize(
+    "raw",
+    [
+        bytes(MAX_BYTES + 1),
+        bytes(10_000_000),
+        framed(DOMAIN) + (4 * 2**30).to_bytes(8) + b"{}",
+        sealed(b"{}", b"\xdd" + (10**6).to_bytes(4) + b"\x93" * 200_000),
+    ],
+    ids=["257 KiB", "10 MB", "a frame of 4 GB", "a million of items"],
+)
+def test_what_is_too_much_is_refused_without_memory_for_it(raw: bytes) -> None:
+    """FAULTS P3."""
+    assert refusal(raw) is not None
+    tracemalloc.start()
+    assert refusal(raw) is not None
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 def test_the_limits_of_time_are_exact() -> None:
