@@ -5,7 +5,7 @@ Imported only where the section is given, since `ipaddress` is of no use to othe
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ambientd.config.checks import Finding
@@ -59,22 +59,27 @@ def check_http(values: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("secret_file", "must be an absolute path", expected="an absolute path")
     for host in values.get("hosts", ()):
         if _HOST.fullmatch(host) is None:
-            yield _wrong("hosts", host, 'as the header has it, in lower case ("node.example.net:7777")')
+            yield wrong("hosts", host, 'as the header has it, in lower case ("node.example.net:7777")')
     for origin in values.get("origins", ()):
         scheme, mark, host = origin.partition("://")
         if scheme not in ("http", "https") or not mark or _HOST.fullmatch(host) is None:
-            yield _wrong("origins", origin, 'as the header has it ("https://node.example.net")')
-    for network in values.get("trusted_proxies", ()):
+            yield wrong("origins", origin, 'as the header has it ("https://node.example.net")')
+    yield from check_networks(values.get("trusted_proxies", ()))
+
+
+def check_networks(networks: Iterable[str]) -> Iterator[Finding]:
+    """Addresses of proxies."""
+    for network in networks:
         try:
             ipaddress.ip_network(network)
         except ValueError:
-            yield _wrong("trusted_proxies", network, 'an address or a network ("10.0.0.1", "10.0.0.0/24")')
+            yield wrong("trusted_proxies", network, 'an address or a network ("10.0.0.1", "10.0.0.0/24")')
 
 
 def _check_listen(text: str, allowed: bool) -> Iterator[Finding]:
     listen = parse_listen(text)
     if listen is None:
-        yield _wrong("listen", text, _LISTEN)
+        yield wrong("listen", text, _LISTEN)
     elif not listen.is_loopback and not allowed:
         yield Finding(
             "listen",
@@ -86,6 +91,7 @@ def _check_listen(text: str, allowed: bool) -> Iterator[Finding]:
         )
 
 
-def _wrong(name: str, text: str, expected: str) -> Finding:
+def wrong(name: str, text: str, expected: str) -> Finding:
+    """A setting with a text that it cannot have."""
     shown = show_text(text)
     return Finding(name, f"has {shown}, but must be {expected}", value=shown, expected=expected)

@@ -19,6 +19,11 @@ class ServerConfig:
     tls_key: str | None = setting(
         None, doc="File with its private key, 0600.", example="/etc/ambient/control-plane.key"
     )
+    tls_client_ca: str | None = setting(
+        None,
+        doc="File with authorities; clients need a certificate of one of them (mutual TLS).",
+        example="/etc/ambient/clients-ca.pem",
+    )
     behind_proxy: bool = setting(
         False, doc="Permits an address that other machines reach without TLS here: a proxy before it has it."
     )
@@ -80,6 +85,9 @@ class ServerConfig:
         maximum=3650 * _DAY,
     )
     max_active_tasks: int = setting(50, doc="Tasks that a node has at once.", minimum=1, maximum=1000)
+    registration: bool = setting(
+        False, doc="Whether anybody may register an account; otherwise administrators add them."
+    )
     access_lifetime: float = setting(
         900.0, doc="How long an access token is good.", kind=DURATION, minimum=30, maximum=_DAY
     )
@@ -99,8 +107,6 @@ class ServerConfig:
     node_burst: int = setting(5, doc="How many of those at once.", minimum=1)
     task_rpm: int = setting(30, doc=f"{_RPM}: tasks.", minimum=1)
     task_burst: int = setting(10, doc="How many of those at once.", minimum=1)
-    proof_rpm: int = setting(15, doc=f"{_RPM}: verification of proofs.", minimum=1)
-    proof_burst: int = setting(3, doc="How many of those at once.", minimum=1)
     general_rpm: int = setting(60, doc=f"{_RPM}: everything else.", minimum=1)
     general_burst: int = setting(10, doc="How many of those at once.", minimum=1)
     device_rpm: int = setting(

@@ -1,19 +1,18 @@
 """What must hold between the settings of `[server]`; imported only where the section is given."""
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from ambientd.config.checks import Finding
-from ambientd.config.http import parse_listen
+from ambientd.config.http import check_networks, parse_listen
 from ambientd.config.problems import show_text
 from ambientd.config.server import ServerConfig
 
 SCHEMES = ("postgresql", "postgres")
 _LISTEN = 'an address and a port ("127.0.0.1:7443", "[::1]:7443")'
 _DATABASE = "postgresql://user@host/name without a password"
-_FILES = ("tls_cert", "tls_key", "database_password_file")
+_FILES = ("tls_cert", "tls_key", "tls_client_ca", "database_password_file")
 _DEFAULTS = ServerConfig()
 
 
@@ -30,13 +29,7 @@ def check_server(values: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _check_database(values["database"])
     elif values.get("database_password_file") is not None:
         yield Finding("database_password_file", "needs database beside it", expected="database as well")
-    for network in values.get("trusted_proxies", ()):
-        try:
-            ipaddress.ip_network(network)
-        except ValueError:
-            shown, expected = show_text(network), 'an address or a network ("10.0.0.1", "10.0.0.0/24")'
-            what = f"has {shown}, but must be {expected}"
-            yield Finding("trusted_proxies", what, value=shown, expected=expected)
+    yield from check_networks(values.get("trusted_proxies", ()))
     yield from _check_times(values)
 
 
@@ -44,6 +37,8 @@ def _check_tls(values: Mapping[str, Any]) -> Iterator[Finding]:
     for name, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
         if values.get(name) is not None and values.get(other) is None:
             yield Finding(name, f"needs {other} beside it", expected=f"{other} as well")
+    if values.get("tls_client_ca") is not None and values.get("tls_cert") is None:
+        yield Finding("tls_client_ca", "needs tls_cert beside it", expected="tls_cert as well")
 
 
 def _check_listen(values: Mapping[str, Any]) -> Iterator[Finding]:

@@ -26,6 +26,9 @@ VERBS: Mapping[str, Verb] = {
         "ambientd.main.run", "run", "run the node daemon in the foreground (the default)", stays=True
     ),
     "dev": Verb("ambientd.main.dev", "run", "run a throw-away node with sample agents", stays=True),
+    "control-plane": Verb(
+        "ambientd.main.control_plane", "run", "run the control plane of a fleet, or `init` it", stays=True
+    ),
     "check-config": Verb("ambientd.main.config", "run_check_config", "report every configuration problem"),
     "config": Verb("ambientd.main.config", "run_config", "show, init, set or locate the configuration"),
     "migrate": Verb("ambientd.main.verbs", "run_migrate", "apply or list schema migrations"),

@@ -29,7 +29,7 @@ _ROWS = (
     ErrorCode("NOT_AUTHENTICATED", 401, exits.NOT_PERMITTED, False, "No valid credentials came with it."),
     ErrorCode("CONFLICT", 409, exits.WRONG_STATE, False, "Contradicts what is there; nothing was written."),
     ErrorCode("NO_NODE_FREE", 503, exits.UNREACHABLE, True, "No node can take it just now; it waits."),
-    ErrorCode("REPLAYED", 409, exits.WRONG_STATE, True, "A request with this number was taken before."),
+    ErrorCode("REPLAYED", 409, exits.WRONG_STATE, False, "A request with this number was taken before."),
     ErrorCode("NOT_FOUND", 404, exits.NOT_FOUND, False, "Nothing has that id or path."),
     ErrorCode("AMBIGUOUS", 409, exits.NOT_FOUND, False, "The id fits more than one; `details` lists them."),
     ErrorCode("METHOD_NOT_ALLOWED", 405, exits.FAILED, False, "The path exists, the method does not."),

@@ -9,6 +9,7 @@ SYSTEM_STATE = "/var/lib/ambient"
 SYSTEM_RUNTIME = "/run/ambient"
 SOCKET_NAME = "ambientd.sock"
 DATABASE_NAME = "ambient.db"
+FLEET_DATABASE_NAME = "fleet.db"
 HEARTBEAT_NAME = "heartbeat.json"
 STOPPED_NAME = "stopped.json"
 FEED_DEFAULT = "observability/logs/activity_feed.jsonl"
@@ -35,6 +36,14 @@ def state_dir(environ: Mapping[str, str], uid: int) -> str:
         return SYSTEM_STATE
     base = environ.get("XDG_STATE_HOME") or _home(environ) + "/.local/state"
     return base + "/ambient"
+
+
+def control_plane_dir(environ: Mapping[str, str], uid: int) -> str:
+    """The control plane's state directory: as the node's when named, else a folder inside it, since both may
+    run on one machine."""
+    named = environ.get(ENV_STATE) or environ.get("STATE_DIRECTORY")
+    own = state_dir(environ, uid)
+    return own if named else own + "/control-plane"
 
 
 def config_file(environ: Mapping[str, str], uid: int) -> str:

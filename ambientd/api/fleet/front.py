@@ -19,9 +19,9 @@ _ALWAYS = (
     ("Referrer-Policy", "no-referrer"),
     ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
-    ("Cache-Control", "no-store"),
 )
 _OVER_TLS = (("Strict-Transport-Security", "max-age=31536000; includeSubDomains"),)
+_CHALLENGE = ("WWW-Authenticate", "Bearer")
 UNLIMITED = frozenset({"/livez", "/readyz", "/api/v1/health"})
 
 
@@ -67,6 +67,7 @@ def build_front(app: Application, limiter: RateLimiter, *, clock: Clock, secure:
             headers = response.headers
             if response.status == 401:
                 limiter.take(Tier.FAILED, str(request.caller.ip), clock.monotonic())
+                headers = (*headers, _CHALLENGE)
         return msgspec.structs.replace(response, headers=(*headers, *always))
 
     return front

@@ -11,6 +11,7 @@ from ambientd.core.fleet.signing import is_signed, parse_sequence, parse_signatu
 from ambientd.core.fleet.tokens import TokenKind, kind_of
 from ambientd.flows.fleet.accounts import Accounts
 from ambientd.flows.fleet.devices import Devices
+from ambientd.flows.fleet.reach import replayed
 from ambientd.ports.errors import Rejected
 from ambientd.ports.http import Caller, Request
 from ambientd.wire.fleet_enums import Role
@@ -19,7 +20,14 @@ SEQUENCE_HEADER = "x-ambient-sequence"
 SIGNATURE_HEADER = "x-ambient-signature"
 API_KEY_HEADER = "x-api-key"
 _NOBODY = Rejected("NOT_AUTHENTICATED", "this needs a valid token in the header Authorization: Bearer …")
-READ_SCOPE, WRITE_SCOPE = ":read", ":write"
+# What an API key needs a scope of, by the beginning of the path; everything else is about nodes.
+_SUBJECTS = (
+    ("/api/v1/tasks", "tasks"),
+    ("/api/v1/connect-sessions", "tasks"),
+    ("/api/v1/auth/", ""),
+    ("/api/v1/cluster/", ""),
+    ("/openapi.json", ""),
+)
 
 
 class Person(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +95,7 @@ def build_authenticate(accounts: Accounts, devices: Devices) -> Authenticate:
             return _NOBODY
         kind = kind_of(token)
         if kind is TokenKind.DEVICE:
-            return await _machine(request, token, devices.device)
+            return await _machine(request, route, token, devices.device)
         if kind not in (TokenKind.ACCESS, TokenKind.API_KEY):
             return _NOBODY
         account = await accounts.caller(token)
@@ -95,7 +103,7 @@ def build_authenticate(accounts: Accounts, devices: Devices) -> Authenticate:
             return _NOBODY
         lacking = _lacks_scope(account, route)
         if lacking is not None:
-            return Rejected("NOT_AUTHORIZED", f"this API key lacks a scope that ends in {lacking}")
+            return Rejected("NOT_AUTHORIZED", f"this needs {lacking}")
         via = "access_token" if kind is TokenKind.ACCESS else "api_key"
         person = Person(user_id=account.user_id, username=account.username, role=account.role, via=via)
         return request.caller._replace(may_write=True, principal=person)
@@ -112,14 +120,19 @@ def bearer_of(request: Request) -> str | None:
 
 
 def _lacks_scope(account: Account, route: Route) -> str | None:
+    """What an API key lacks for a route; None when it may pass, as every access token may."""
     if account.scopes is None:
         return None
-    wanted = WRITE_SCOPE if route.access is Access.WRITE else READ_SCOPE
-    return None if any(scope.endswith(wanted) for scope in account.scopes) else wanted
+    change = route.access is Access.WRITE
+    subject = next((word for path, word in _SUBJECTS if route.path.startswith(path)), "nodes")
+    if subject == "":
+        return "an access token: an API key does not change its own account" if change else None
+    wanted = f"{subject}:{'write' if change else 'read'}"
+    return None if wanted in account.scopes else f"an API key with the scope {wanted}"
 
 
 async def _machine(
-    request: Request, token: str, find: Callable[[str], Awaitable[Device | None]]
+    request: Request, route: Route, token: str, find: Callable[[str], Awaitable[Device | None]]
 ) -> Caller | Rejected:
     sequence = parse_sequence(request.headers.get(SEQUENCE_HEADER, ""))
     signature = parse_signature(request.headers.get(SIGNATURE_HEADER, ""))
@@ -140,4 +153,7 @@ async def _machine(
     )
     if not is_signed(credential.public_key, signed, signature):
         return Rejected("NOT_AUTHENTICATED", "the signature is not the node's over this request")
+    # Whoever changes something takes the number in its transaction; a copy of what reads is looked at here.
+    if route.access is not Access.WRITE and sequence < credential.last_seq:
+        return replayed(credential.last_seq)
     return request.caller._replace(may_write=True, principal=Machine(device=device, sequence=sequence))

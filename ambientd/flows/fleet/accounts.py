@@ -27,6 +27,7 @@ from ambientd.core.fleet.tokens import (
     kind_of,
     sentence_of,
 )
+from ambientd.core.records import AuditEntry
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import Rejected
 from ambientd.ports.fleet.passwords import Passwords, Randomness
@@ -120,11 +121,32 @@ class Accounts:
             if not tx.users.add(user, stored):
                 return False
             tx.users.add_key(key.record, self._hashes.of(TokenKind.API_KEY, key.api_key))
+            actor = f"user:{user.user_id if by is None else by.user_id}"
+            tx.audit.append(
+                AuditEntry(kind="user_added", at=user.created_at, actor=actor, subject=user.user_id)
+            )
             return True
 
         if not await self._store.write(work):
             return Rejected("CONFLICT", "that user name is taken")
         return user, key
+
+    async def add_owner(self, username: str, password: str) -> UserRecord | Rejected | None:
+        """Adds an administrator when set up; None, and nothing changed, when the name is taken."""
+        problems = check_registration(username, password, None)
+        if problems:
+            return Rejected("VALIDATION_ERROR", "the owner is not valid", problems)
+        now = self._clock.now()
+        user = UserRecord(user_id=self._new_id(), username=username, role=Role.ADMIN, created_at=now)
+        stored = await self._passwords.hash(password)
+
+        def work(tx: FleetTransaction) -> bool:
+            if not tx.users.add(user, stored):
+                return False
+            tx.audit.append(AuditEntry(kind="user_added", at=now, actor="init", subject=user.user_id))
+            return True
+
+        return user if await self._store.write(work) else None
 
     async def log_in(self, username: str, password: str) -> Issued | Rejected:
         """A new family of tokens for who knows the password."""

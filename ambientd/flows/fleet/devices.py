@@ -5,10 +5,13 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from ambientd.core.ed25519 import is_sound
+from ambientd.core.ed25519 import is_sound, show_key
 from ambientd.core.fleet.records import Device, DeviceCredential, JoinTokenRecord, NewNode, NodeRecord
 from ambientd.core.fleet.signing import enrol_bytes, is_signed
 from ambientd.core.fleet.tokens import RANDOM_BYTES, TokenHashes, TokenKind, build_token, kind_of
+from ambientd.core.records import AuditEntry
+from ambientd.flows.fleet.reach import Signed, take_number
+from ambientd.flows.fleet.work import WorkRules, offer_to_node
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import Rejected
 from ambientd.ports.fleet.passwords import Randomness
@@ -46,12 +49,14 @@ class Devices:
         hashes: TokenHashes,
         randomness: Randomness,
         new_id: Callable[[], str],
+        rules: WorkRules,
     ) -> None:
         self._store = store
         self._clock = clock
         self._hashes = hashes
         self._random = randomness
         self._new_id = new_id
+        self._rules = rules
 
     async def add_join(
         self, owner_id: str, *, uses: int = 1, lifetime: timedelta = JOIN_LIFETIME, node_id: str | None = None
@@ -67,7 +72,19 @@ class Devices:
             uses_left=uses,
             node_id=node_id,
         )
-        await self._store.write(lambda tx: tx.devices.add_join(record))
+        entry = AuditEntry(
+            kind="join_token_made",
+            at=now,
+            actor=f"user:{owner_id}",
+            subject=record.token_id,
+            detail={"uses": uses, "node": node_id},
+        )
+
+        def work(tx: FleetTransaction) -> None:
+            tx.devices.add_join(record)
+            tx.audit.append(entry)
+
+        await self._store.write(work)
         return NewJoin(record=record, join_token=text)
 
     async def joins(self, owner_id: str) -> list[JoinTokenRecord]:
@@ -77,7 +94,15 @@ class Devices:
     async def revoke_join(self, owner_id: str, token_id: str) -> bool:
         """False when the owner has no such token that is still good."""
         at = self._clock.now()
-        return await self._store.write(lambda tx: tx.devices.revoke_join(owner_id, token_id, at))
+
+        def work(tx: FleetTransaction) -> bool:
+            done = tx.devices.revoke_join(owner_id, token_id, at)
+            if done:
+                actor = f"user:{owner_id}"
+                tx.audit.append(AuditEntry(kind="join_token_revoked", at=at, actor=actor, subject=token_id))
+            return done
+
+        return await self._store.write(work)
 
     async def enrol(
         self,
@@ -103,6 +128,7 @@ class Devices:
         now = self._clock.now()
 
         def work(tx: FleetTransaction) -> Enrolled | Rejected:
+            tx.assignments.lock()
             join = tx.devices.join(token_hash)
             if join is None or join.revoked_at is not None or now >= join.expires_at:
                 return _NO_TOKEN
@@ -117,11 +143,23 @@ class Devices:
                 return _NO_TOKEN
             enrolled = self._credential(tx, node, public_key, at=now)
             tx.devices.revoke(node_id, now, keep=enrolled.credential.credential_id)
+            offer_to_node(tx, node_id, now, self._rules)
+            tx.audit.append(
+                AuditEntry(
+                    kind="node_enrolled",
+                    at=now,
+                    actor=f"join:{join.token_id}",
+                    subject=node_id,
+                    detail={"owner": join.owner_id, "key": show_key(public_key)},
+                )
+            )
             return enrolled
 
         return await self._whole(work)
 
-    async def rotate(self, device: Device, *, public_key: bytes, proof: bytes) -> Enrolled | Rejected:
+    async def rotate(
+        self, device: Device, *, public_key: bytes, proof: bytes, signed: Signed | None = None
+    ) -> Enrolled | Rejected:
         """A new token, and a new key if another one is brought.
 
         The old credential stays good until `confirm`: an answer that was lost must not lock the node out.
@@ -135,6 +173,9 @@ class Devices:
         now = self._clock.now()
 
         def work(tx: FleetTransaction) -> Enrolled | Rejected:
+            refused = take_number(tx, signed)
+            if refused is not None:
+                return refused
             node = tx.nodes.get(old.node_id, owner_id=device.owner_id)
             good = any(
                 one.credential_id == old.credential_id and one.revoked_at is None
@@ -146,12 +187,17 @@ class Devices:
 
         return await self._whole(work)
 
-    async def confirm(self, device: Device) -> int:
-        """The node has kept this credential and uses it: all others of it are revoked; how many."""
+    async def confirm(self, device: Device, *, signed: Signed | None = None) -> Rejected | None:
+        """The node has kept this credential and uses it: all others of it are revoked."""
         credential, at = device.credential, self._clock.now()
-        return await self._store.write(
-            lambda tx: tx.devices.revoke(credential.node_id, at, keep=credential.credential_id)
-        )
+
+        def work(tx: FleetTransaction) -> Rejected | None:
+            refused = take_number(tx, signed)
+            if refused is None:
+                tx.devices.revoke(credential.node_id, at, keep=credential.credential_id)
+            return refused
+
+        return await self._store.write(work)
 
     async def revoke(self, owner_id: str, node_id: str) -> int | None:
         """Revokes the credentials of an owner's node; how many, None when the owner has no such node."""
@@ -160,7 +206,10 @@ class Devices:
         def work(tx: FleetTransaction) -> int | None:
             if tx.nodes.get(node_id, owner_id=owner_id) is None:
                 return None
-            return tx.devices.revoke(node_id, at)
+            count = tx.devices.revoke(node_id, at)
+            actor = f"user:{owner_id}"
+            tx.audit.append(AuditEntry(kind="credentials_revoked", at=at, actor=actor, subject=node_id))
+            return count
 
         return await self._store.write(work)
 

@@ -16,10 +16,10 @@ from ambientd.core.fleet.pushed import (
     NodeDeltaV,
     NodeSession,
     NodeSessionEvent,
-    NodeUsage,
     NodeUsageTotals,
     StreamPlace,
 )
+from ambientd.core.fleet.streams import DeltaVEntry, LedgerEntry
 from ambientd.core.records import UsageRecord
 from ambientd.flows.fleet.reach import NO_NODE, Reach, enter, find
 from ambientd.ports.clock import Clock
@@ -30,23 +30,6 @@ from ambientd.wire.messages import ErrorDetail
 
 EVENTS_PAGE = 500
 _NO_SESSION = Rejected("NOT_FOUND", "the node has pushed no such session")
-
-
-class LedgerEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One record of the ledger's stream that was found valid."""
-
-    seq: int
-    session_id: str
-    session: NodeSession | None = None
-    events: tuple[NodeSessionEvent, ...] = ()
-    usage: NodeUsage | None = None
-
-
-class DeltaVEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One record of the Δv stream that was found valid."""
-
-    seq: int
-    window: NodeDeltaV
 
 
 class Taken(msgspec.Struct, frozen=True, kw_only=True):

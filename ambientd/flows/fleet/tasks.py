@@ -75,7 +75,7 @@ class Tasks:
         return await self._store.write(lambda tx: submit(tx, task, self._rules))
 
     async def get(
-        self, task_id: str, *, creator_id: str | None, node: Reach | None = None
+        self, task_id: str, *, creator_id: str | None = None, node: Reach | None = None
     ) -> TaskRecord | Rejected:
         """One task of its creator, or one that a node has or had."""
 

@@ -1,0 +1,63 @@
+"""The control plane's sweeps, put together from its flows and its configuration."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from ambientd.config.server import ServerConfig
+from ambientd.core.fleet.liveness import LivenessTimes
+from ambientd.flows.fleet import sweeps
+from ambientd.flows.fleet.work import WorkRules
+from ambientd.ports.clock import Clock
+from ambientd.ports.fleet.store import FleetStore
+from ambientd.services.fleet_sweeps import Sweep
+
+NAMED_MAX = 10  # nodes and tasks in one line of the log
+KEEP_EXPIRED = timedelta(days=1)  # so that an answer can still say that something has expired
+
+
+def build_sweeps(
+    config: ServerConfig, *, store: FleetStore, clock: Clock, rules: WorkRules
+) -> Sequence[Sweep]:
+    """All of them."""
+    times = LivenessTimes(config.unknown_after, config.offline_after)
+
+    async def nodes() -> dict[str, object] | None:
+        changed = await sweeps.sweep_nodes(store, clock.now(), times)
+        if not changed:
+            return None
+        named = [f"{change.node_id}: {change.after.value}" for change in changed[:NAMED_MAX]]
+        return {"changed": len(changed), "nodes": named}
+
+    async def work() -> dict[str, object] | None:
+        moved = await sweeps.sweep_work(store, clock.now(), rules)
+        running = await sweeps.sweep_pending(store, clock.now(), rules)
+        if not moved and not running:
+            return None
+        named = [f"{one.task_id} from {one.node_id}: {one.reason}" for one in moved[:NAMED_MAX]]
+        return {"taken_away": len(moved), "tasks": named, "assigned": len(running)}
+
+    async def sessions() -> dict[str, object] | None:
+        ended = await sweeps.sweep_sessions(store, clock.now(), rules)
+        return {"ended": ended} if ended else None
+
+    async def history() -> dict[str, object] | None:
+        removed = await sweeps.sweep_history(
+            store,
+            clock.now(),
+            reports=timedelta(seconds=config.keep_reports),
+            events=timedelta(seconds=config.keep_events),
+        )
+        return {"removed": removed} if removed else None
+
+    async def expired() -> dict[str, object] | None:
+        removed = await sweeps.sweep_expired(store, clock.now(), keep=KEEP_EXPIRED)
+        return {"removed": removed} if removed else None
+
+    often, seldom = config.sweep_interval, config.cleanup_interval
+    return (
+        Sweep(name="nodes", interval=often, run=nodes),
+        Sweep(name="work", interval=often, run=work),
+        Sweep(name="sessions", interval=often, run=sessions),
+        Sweep(name="history", interval=seldom, run=history),
+        Sweep(name="expired", interval=seldom, run=expired),
+    )

@@ -1,0 +1,57 @@
+"""The control plane's own signing keys: where they lie, and making them. One signs policies, one leases."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from ambientd.host.fleet_secrets import FOLDER, make_private
+from ambientd.host.secrets import SecretError, find_secret
+
+POLICY_KEY, LEASE_KEY = "ISSUER_KEY", "LEASE_ISSUER_KEY"
+_SEED_BYTES = 32
+
+
+class IssuerKeys(NamedTuple):
+    """Seeds (32 bytes), None for a control plane that does not sign."""
+
+    policy: bytes | None = None
+    lease: bytes | None = None
+
+
+def find_issuer_keys(state_dir: Path, environ: Mapping[str, str]) -> tuple[IssuerKeys, list[str]]:
+    """The keys that are there (credentials, then `<state>/secrets/…`), and what is wrong with others."""
+    problems: list[str] = []
+    found: list[bytes | None] = []
+    for name in (POLICY_KEY, LEASE_KEY):
+        file = state_dir / FOLDER / name
+        try:
+            secret = find_secret(name, environ=environ, file=str(file) if os.path.lexists(file) else None)
+        except SecretError as error:
+            problems += [f"{name}: {problem}" for problem in error.problems]
+            found.append(None)
+            continue
+        seed = None if secret is None else _seed(secret.reveal())
+        if secret is not None and seed is None:
+            problems.append(f"{name} is no private key (64 hexadecimal digits)")
+        found.append(seed)
+    return IssuerKeys(*found), problems
+
+
+def _seed(text: str) -> bytes | None:
+    try:
+        seed = bytes.fromhex(text)
+    except ValueError:
+        return None
+    return seed if len(seed) == _SEED_BYTES else None
+
+
+def make_issuer_keys(state_dir: Path) -> list[str]:
+    """Makes the files that are missing, 0600; existing ones are never touched. Which were made.
+
+    Raises OSError when the folder cannot be written.
+    """
+    folder = state_dir / FOLDER
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    names = (POLICY_KEY, LEASE_KEY)
+    return [name for name in names if make_private(folder / name, os.urandom(_SEED_BYTES).hex() + "\n")]
