@@ -63,8 +63,10 @@ class PolicyPart:
         clock: TrustedClock | None = None,
         more_issuers: Callable[[], Collection[bytes]] = tuple,
         agreement: Agreement = lambda: (0, 0),
+        network: Callable[[], str] | None = None,
     ) -> None:
-        """`more_issuers` are keys that the control plane vouches for, beside those of the configuration."""
+        """`more_issuers` are keys that the control plane vouches for, beside those of the configuration;
+        `network` is the one whose items count, that of the configuration without it."""
         self._ground = ground
         self._links = links or UnknownLinks()
         self._clock = clock or WallClock(ground.clock)
@@ -79,7 +81,7 @@ class PolicyPart:
             store=ground.store,
             clock=self._clock,
             links=self._links,
-            network=config.network,
+            network=network or (lambda: config.network),
             issuers=self.issuers,
             max_items=config.max_items,
             changed=ground.changed,

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from ambientd.core.outboxrecords import ReportMark
+from ambientd.core.outboxrecords import Contact, ReportMark
+from ambientd.core.trustedtime import Trusted
 from ambientd.wire.outbox_enums import OutboxStream
 
 # The order in which streams are emptied after the node was away: what came of work, then what was done and
@@ -97,12 +98,15 @@ def next_stream(waiting: Mapping[OutboxStream, int], held_up: frozenset[OutboxSt
     return next((one for one in ORDER if waiting.get(one, 0) > 0 and one not in held_up), None)
 
 
-def confirmed(sent: Sequence[int], acked: int) -> int | None:
-    """How far numbers that were just sent are durable by an answer that names the last one; None when it
-    names one that was never sent, which proves nothing."""
-    if not sent or acked > sent[-1]:
+def confirmed(sent: Sequence[int], acked: int, given: int) -> int | None:
+    """How far numbers that were just sent are durable by an answer that names the last one.
+
+    It may name a later one that was sent before, whose answer was lost; that proves nothing beyond what was
+    sent now. None when it names one that was never given, which proves nothing at all.
+    """
+    if not sent or acked > max(given, sent[-1]):
         return None
-    return acked
+    return min(acked, sent[-1])
 
 
 def beat_due(last: float, interval: float, share: float) -> float:
@@ -171,3 +175,19 @@ def _oldest_behind(newest: Sequence[ReportMark], excess: int) -> list[int]:
         gone.append(mark.seq)
         excess -= mark.bytes
     return gone
+
+
+# --- time without the control plane
+
+
+def away_ms(contact: Contact | None, now: Trusted) -> int:
+    """How long ago the control plane last answered, at the most; 0 when it never has.
+
+    Within one boot of the machine the boot clock says it. Over a start of the machine only the wall clock
+    can, and the later of what it may be counts: work that must not run twice is rather ended too early.
+    """
+    if contact is None:
+        return 0
+    if contact.boot_id == now.boot_id:
+        return max(0, now.boot_ms - contact.boot_ms)
+    return max(0, now.now_ms - contact.at_ms)

@@ -9,6 +9,7 @@ import msgspec
 from ambientd.core.connectivitytext import control_line, state_words
 from ambientd.core.gatewaytext import gateway_line
 from ambientd.core.leasetext import lease_line
+from ambientd.core.outboxtext import outbox_line
 from ambientd.core.peertext import peers_line
 from ambientd.core.policytext import policy_line
 from ambientd.core.text import age, age_of, cut, number, pad, printable, size, width_of
@@ -119,6 +120,7 @@ def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
         rows.append(("policy", *policy_line(document.policy)))
     if document.peers is not None:
         rows.append(("peers", *peers_line(document.peers)))
+    rows += _outbox(document, now)
     ledger = document.ledger
     if ledger.ready:
         count = f"{number(ledger.sessions)} session{'' if ledger.sessions == 1 else 's'}"
@@ -144,6 +146,10 @@ def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
         lead = f"  {name:<8} " + (f"{look.glyph(mark)} " if mark else "")
         used = 11 + (2 if mark else 0)
         yield lead + look.plain(cut(printable(text), look.width - used))
+
+
+def _outbox(document: StatusDocument, now: datetime) -> list[tuple[str, str, str]]:
+    return [] if document.outbox is None else [("outbox", *outbox_line(document.outbox, now))]
 
 
 def _pulse(document: StatusDocument, now: datetime) -> tuple[str, str]:

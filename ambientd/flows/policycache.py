@@ -84,7 +84,7 @@ class PolicyCache:
         store: Store,
         clock: TrustedClock,
         links: ConnectivityView,
-        network: str,
+        network: str | Callable[[], str],
         issuers: Callable[[], Collection[bytes]],
         max_items: int,
         changed: Callable[[], None],
@@ -93,13 +93,18 @@ class PolicyCache:
         self._store = store
         self._clock = clock
         self._links = links
-        self._network = network
+        self._named = network
         self._issuers = issuers
         self._max_items = max_items
         self._changed = changed
         self._stale = stale
         self._ids: frozenset[bytes] = frozenset()
         self._loaded = _Loaded(-1, [], array("q"), Facts(totals=PolicyTotals()))
+
+    @property
+    def _network(self) -> str:
+        """The fleet whose items count at the moment."""
+        return self._named if isinstance(self._named, str) else self._named()
 
     # --- from memory
 

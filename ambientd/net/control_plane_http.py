@@ -78,7 +78,7 @@ class HttpControlTransport:
             given |= {"Content-Length": str(len(body))}
         given |= headers
         try:
-            pool = self._opened()
+            pool = await self._opened()
             async with pool.stream(
                 method, address.url + target, headers=list(given.items()), content=body or None
             ) as answer:
@@ -97,13 +97,14 @@ class HttpControlTransport:
             await self.aclose()
             raise UnavailableError(f"no connection: {error.strerror or type(error).__name__}") from None
 
-    def _opened(self) -> "httpcore2.AsyncConnectionPool":
+    async def _opened(self) -> "httpcore2.AsyncConnectionPool":
         if self._pool is not None:
             return self._pool
         import httpcore2
 
         settings = self.settings
-        context = self._context() if settings.address.tls else None
+        # Reading the authorities takes tens of milliseconds.
+        context = await trio.to_thread.run_sync(self._context) if settings.address.tls else None
         # A pinned server is asked for its certificate as soon as the handshake is over.
         backend = None
         if settings.pin is not None and context is not None:
