@@ -32,6 +32,7 @@ VERBS = {
     "sync": ("sync", "Policies exchanged with the peers now."),
     "peers": ("peers", "Nodes on the LAN, and whom this one trusts."),
     "policy": ("policy", "Egress policies: list, check, import, export."),
+    "delta-v": ("delta_v", "The efficiency metric Δv, its inputs and parameters."),
     "alerts": ("alerts", "What a person should look at; the rules behind it."),
     "retention": ("retention", "Removes what is older than it is kept for."),
     "ledger": ("ledger", "Ingest, import, verify, new prices."),

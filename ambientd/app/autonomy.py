@@ -26,7 +26,6 @@ from ambientd.ports.clock import Clock
 from ambientd.ports.feed import FeedSink
 from ambientd.ports.store import Store
 from ambientd.services.audit import AuditHead
-from ambientd.wire.messages import Problem
 
 Run = Callable[[], Awaitable[None]]
 
@@ -55,12 +54,11 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RestOfNode(msgspec.Struct, frozen=True, kw_only=True):
-    """What work of the control plane needs: starting and ending sessions, and the problems of other parts.
-    `picked_up` is told of each session that was started so."""
+    """What work of the control plane needs: starting and ending sessions. `picked_up` is told of each that
+    was started so."""
 
     controls: Controls
     picked_up: Callable[[], None]
-    problems: Callable[[], Sequence[Problem]] = tuple
 
 
 class Part(Protocol):
@@ -77,6 +75,17 @@ class Part(Protocol):
         """What it says of itself, from memory."""
 
 
+def _delta_v(ground: Ground) -> Part:
+    """Where it is not wanted, nothing of it is loaded but the answer that says so."""
+    if ground.config().delta_v.enabled:
+        from ambientd.app.delta_v_parts import DeltaVPart
+
+        return DeltaVPart(ground)
+    from ambientd.app.delta_v_off import DeltaVOff
+
+    return DeltaVOff()
+
+
 class Autonomy:
     """All parts of this node."""
 
@@ -85,7 +94,6 @@ class Autonomy:
         from ambientd.app.policy_parts import PolicyPart
 
         self._ground = ground
-        self._node = node
         membership = DiskMembershipFile(ground.state_dir)
         membership.load()
         self.push = PushPart(ground, membership)
@@ -128,7 +136,7 @@ class Autonomy:
             controls=node.controls,
             time=self.clock.time.look,
             picked_up=node.picked_up,
-            problems=self._problems,
+            status=self.status,
             joined_or_left=self._joined_or_left,
         )
         self._parts: tuple[Part, ...] = (
@@ -139,15 +147,13 @@ class Autonomy:
             self.leases,
             self.peers,
             self.push,
+            _delta_v(ground),
         )
 
     def _joined_or_left(self) -> None:
         """Other issuers count from now on, and another address is asked."""
         self.connectivity.view.wake()
         self.policies.reload()
-
-    def _problems(self) -> tuple[Problem, ...]:
-        return (*self.status().problems, *self._node.problems())
 
     def _agreement(self) -> tuple[int, int]:
         return self.peers.agreement()

@@ -24,6 +24,7 @@ from ambientd.api.fleet.cluster import cluster_routes
 from ambientd.api.fleet.connect import connect_routes
 from ambientd.api.fleet.devices import Fleet, device_routes
 from ambientd.api.fleet.front import FleetDoor, build_front
+from ambientd.api.fleet.items import item_routes
 from ambientd.api.fleet.nodes import node_routes
 from ambientd.api.fleet.principal import build_authenticate
 from ambientd.api.fleet.reports import report_routes
@@ -36,7 +37,8 @@ from ambientd.app.fleet_sweeps import build_sweeps
 from ambientd.app.httplog import HttpLogLines
 from ambientd.config.schema import Config
 from ambientd.config.server import ServerConfig
-from ambientd.core.ed25519 import public_of, show_key
+from ambientd.core.ed25519 import parse_key, public_of, show_key
+from ambientd.core.fleet.items import Believed
 from ambientd.core.fleet.ratelimit import DEFAULT_RATES, Rate, RateLimiter, Tier
 from ambientd.core.fleet.secrets import SecretName
 from ambientd.core.fleet.tokens import TokenHashes
@@ -44,6 +46,8 @@ from ambientd.flows.fleet.accounts import Accounts, Lifetimes
 from ambientd.flows.fleet.admin import Admin
 from ambientd.flows.fleet.connect import Connect
 from ambientd.flows.fleet.devices import Devices
+from ambientd.flows.fleet.items import Items
+from ambientd.flows.fleet.leases import LeaseDesk
 from ambientd.flows.fleet.nodes import Registry
 from ambientd.flows.fleet.pushed import Pushed
 from ambientd.flows.fleet.tasks import Tasks
@@ -138,12 +142,12 @@ def rates_of(config: ServerConfig) -> dict[Tier, Rate]:
 class ControlPlane:
     """All parts of one control plane, built but not started."""
 
-    def __init__(self, config: Config, outside: FleetOutside) -> None:
+    def __init__(self, config: Config, outside: FleetOutside, *, clock: Clock | None = None) -> None:
         self._outside = outside
         self._log = outside.log
         self._config = config
         server = config.server
-        self.clock = SystemClock()
+        self.clock: Clock = clock or SystemClock()
         self.store = build_store(outside.database, server, self.clock)
         rules = WorkRules(max_active=server.max_active_tasks)
         hashes = TokenHashes(outside.secrets)
@@ -172,14 +176,38 @@ class ControlPlane:
             rules=rules,
         )
         self.registry = Registry(store=self.store, clock=self.clock, reports=self.reports, rules=rules)
-        self.tasks = Tasks(store=self.store, clock=self.clock, rules=rules, warn=self._log.warning)
+        desk = LeaseDesk(
+            seed=outside.issuers.lease,
+            public=_public(outside.issuers.lease),
+            network=config.policy.network,
+            warn=self._log.warning,
+        )
+        self.tasks = Tasks(store=self.store, clock=self.clock, rules=rules, desk=desk, warn=self._log.warning)
         self.connect = Connect(
-            store=self.store, clock=self.clock, hashes=hashes, randomness=os.urandom, rules=rules
+            store=self.store,
+            clock=self.clock,
+            hashes=hashes,
+            randomness=os.urandom,
+            rules=rules,
+            desk=desk,
         )
         self.pushed = Pushed(store=self.store, clock=self.clock)
+        fleet = self._fleet()
+        self.items = Items(
+            store=self.store,
+            clock=self.clock,
+            believed=Believed(
+                network=fleet.network,
+                issuers=_keys(fleet.issuers),
+                lease_issuers=_keys(fleet.lease_issuers),
+            ),
+            seed=outside.issuers.policy,
+            public=_public(outside.issuers.policy),
+        )
         self._tls = None if outside.tls is None else outside.tls()
+        self.application = self._application()
         self.server = HttpServer(
-            self._application(),
+            self.application,
             clock=self.clock,
             log=HttpLogLines(self._log),
             limits=Limits(connections=server.max_connections, body_bytes=BODY_MAX),
@@ -201,6 +229,7 @@ class ControlPlane:
             *assignment_routes(self.tasks),
             *connect_routes(self.connect),
             *stream_routes(self.pushed, now),
+            *item_routes(self.items),
             *cluster_routes(self.registry, Admin(store=self.store), now=now, version=__version__),
         )
         document = openapi_route(lambda: all_routes, version=__version__, about=ABOUT)
@@ -335,6 +364,14 @@ def _lifetimes(server: ServerConfig) -> Lifetimes:
     return Lifetimes(
         access=timedelta(seconds=server.access_lifetime), refresh=timedelta(seconds=server.refresh_lifetime)
     )
+
+
+def _public(seed: bytes | None) -> bytes:
+    return b"" if seed is None else public_of(seed)
+
+
+def _keys(texts: Sequence[str]) -> frozenset[bytes]:
+    return frozenset(key for text in texts if (key := parse_key(text)) is not None)
 
 
 def _shown(seed: bytes | None) -> tuple[str, ...]:

@@ -75,8 +75,6 @@ class PushPart:
         self._service: PushService | None = None
         self._connected: _Connected | None = None
         self._bell = Bell()
-        # The node's Δv, where it is kept.
-        self.delta_v: Callable[[], float | None] = lambda: None
 
     def connect(
         self,
@@ -88,10 +86,10 @@ class PushPart:
         controls: Controls,
         time: Callable[[], Trusted],
         picked_up: Callable[[], None],
-        problems: Callable[[], Sequence[Problem]],
+        status: Callable[[], AutonomyStatus],
         joined_or_left: Callable[[], None],
     ) -> None:
-        """`problems` are those of the whole node; `joined_or_left` is told when the membership is another."""
+        """`status` is that of all parts; `joined_or_left` is told when the membership is another."""
         self._connected = _Connected(
             connectivity=connectivity,
             identity=identity,
@@ -100,7 +98,7 @@ class PushPart:
             controls=controls,
             time=time,
             picked_up=picked_up,
-            problems=problems,
+            status=status,
             joined_or_left=joined_or_left,
         )
         connectivity.view.on_change(self._links_changed)
@@ -444,12 +442,13 @@ class PushPart:
         meters: Meters = await run_in_thread(self._load.look)
         view = node.connectivity.view
         answer = view.seen(self._ground.clock.now()).control_answer
+        status = node.status()
         return Condition(
             state=view.state,
-            health_score=health_score(node.problems(), meters),
+            health_score=health_score(status.problems, meters),
             meters=meters,
             latency_ms=None if answer is None else answer.latency_ms,
-            delta_v=self.delta_v(),
+            delta_v=None if status.delta_v is None else status.delta_v.value,
         )
 
 
@@ -466,7 +465,7 @@ class _Connected:
         controls: Controls,
         time: Callable[[], Trusted],
         picked_up: Callable[[], None],
-        problems: Callable[[], Sequence[Problem]],
+        status: Callable[[], AutonomyStatus],
         joined_or_left: Callable[[], None],
     ) -> None:
         self.connectivity = connectivity
@@ -476,7 +475,7 @@ class _Connected:
         self.controls = controls
         self.time = time
         self.picked_up = picked_up
-        self.problems = problems
+        self.status = status
         self.joined_or_left = joined_or_left
 
 

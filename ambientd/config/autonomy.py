@@ -170,3 +170,45 @@ class DeltaVConfig:
 
     enabled: bool = setting(True, doc="Whether samples are taken.")
     interval: float = setting(60.0, doc="Length of one sample.", kind=DURATION, minimum=1, maximum=3600)
+    isp: float = setting(
+        1.0,
+        doc="Isp: scales the result; a plain number. Above 1e6 sums come near overflow.",
+        minimum=0,
+        maximum=1e6,
+    )
+    eta: float = setting(
+        1.0, doc="η: the share of the power that counts; a plain number.", minimum=0, maximum=1
+    )
+    alpha: float = setting(
+        0.1,
+        doc="α: how fast Δv falls with w² and grows with v; a plain number. Safe: up to 1.",
+        minimum=0,
+        maximum=10,
+    )
+    v0: float = setting(
+        1.0,
+        doc="The velocity that is on target; a plain number, 1 is the nominal rate.",
+        minimum=0,
+        maximum=10,
+    )
+    target_load: float = setting(
+        0.7,
+        doc="Processes that run or wait, per core, at which w is 0; w is the distance from it.",
+        minimum=0,
+        maximum=100,
+    )
+    nominal_rate: float = setting(
+        6.0,
+        doc="Sessions completed per hour at which v is 1; v counts those of the last hour, at most 10.",
+        minimum=0.001,
+        maximum=1_000_000,
+    )
+    idle_power: float = setting(
+        10.0,
+        doc="Watts of the idle machine, for the estimate where nothing measures power.",
+        minimum=0,
+        maximum=100_000,
+    )
+    core_power: float = setting(
+        5.0, doc="Watts that each busy core adds to that estimate.", minimum=0, maximum=10_000
+    )

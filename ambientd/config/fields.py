@@ -19,12 +19,18 @@ class Shape(Enum):
     TEXT = "text"
     FLAG = "true or false"
     INTEGER = "integer"
+    NUMBER = "number"
     DURATION = "duration"
     SIZE = "size"
     CHOICE = "choice"
     LIST = "list of strings"
     TABLE = "table of strings"
     PRICES = "tables of prices"
+
+
+def spell_number(number: float) -> str:
+    """A number as TOML takes it back unchanged; one without a fraction as people write it."""
+    return str(int(number)) if number == int(number) and abs(number) < 1e15 else repr(float(number))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +62,9 @@ class Setting:
                 return 'a size ("64KiB", "10MB" or a number of bytes)' + self._range(
                     lambda n: format_size(int(n))
                 )
-            case Shape.INTEGER:
-                return "an integer" + self._range(lambda n: str(int(n)))
+            case Shape.INTEGER | Shape.NUMBER:
+                article = "an" if self.shape is Shape.INTEGER else "a"
+                return f"{article} {self.shape.value}" + self._range(spell_number)
             case Shape.LIST | Shape.TABLE:
                 return f"a {self.shape.value}"
             case Shape.PRICES:
@@ -73,8 +80,8 @@ class Setting:
                 return self._range(format_duration).strip()
             case Shape.SIZE:
                 return self._range(lambda n: format_size(int(n))).strip()
-            case Shape.INTEGER:
-                return self._range(lambda n: str(int(n))).strip()
+            case Shape.INTEGER | Shape.NUMBER:
+                return self._range(spell_number).strip()
             case Shape.CHOICE:
                 return ", ".join(self.choices or ())
             case _:
@@ -182,4 +189,4 @@ def _shape(hint: Any, kind: str) -> tuple[Shape, type[StrEnum] | None]:
         return Shape.LIST, None
     if get_origin(hint) is Mapping:
         return Shape.TABLE, None
-    return {str: Shape.TEXT, bool: Shape.FLAG, int: Shape.INTEGER}[hint], None
+    return {str: Shape.TEXT, bool: Shape.FLAG, int: Shape.INTEGER, float: Shape.NUMBER}[hint], None

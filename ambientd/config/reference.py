@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from ambientd.config.duration import format_duration, format_size
-from ambientd.config.fields import Setting, Shape, every_section
+from ambientd.config.fields import Setting, Shape, every_section, spell_number
 from ambientd.config.pricing import spell_versions
 from ambientd.config.problems import show_key, show_path, show_text
 
@@ -60,8 +60,8 @@ def spell(setting: Setting, value: Any) -> str:
             return f'"{format_size(value)}"'
         case Shape.FLAG:
             return "true" if value else "false"
-        case Shape.INTEGER:
-            return str(value)
+        case Shape.INTEGER | Shape.NUMBER:
+            return str(value) if isinstance(value, int) else spell_number(value)
         case Shape.LIST:
             return "[" + ", ".join(_string(item) for item in value) + "]"
         case Shape.TABLE:

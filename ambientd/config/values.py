@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ambientd.config.duration import format_duration, parse_duration, parse_size
-from ambientd.config.fields import Setting, Shape
+from ambientd.config.fields import Setting, Shape, spell_number
 from ambientd.config.problems import show_text, show_value
 from ambientd.config.toml import read_toml_value
 
+LARGEST_NUMBER = 1.7976931348623157e308  # the largest float
 # Longer words have no close match among settings, and comparing them costs time.
 LONGEST_COMPARED = 64
 
@@ -54,6 +55,7 @@ def from_text(setting: Setting, text: str) -> object:
     wanted: dict[Shape, tuple[type, ...]] = {
         Shape.FLAG: (bool,),
         Shape.INTEGER: (int,),
+        Shape.NUMBER: (int, float),
         Shape.DURATION: (str, int, float),
         Shape.SIZE: (str, int),
         Shape.LIST: (list,),
@@ -99,6 +101,17 @@ def _integer(setting: Setting, raw: object) -> int | Refused:
         return Refused(suggestion=str(int(raw)))
     if isinstance(raw, str) and re.fullmatch(r"[0-9]{1,9}", raw) and _within(setting, int(raw)):
         return Refused(suggestion=str(int(raw)))
+    return Refused()
+
+
+def _number(setting: Setting, raw: object) -> float | Refused:
+    if isinstance(raw, (int, float)) and not isinstance(raw, bool):
+        # The range first: an integer may be too large for a float. NaN lies in no range, nor is it a number.
+        meant = _within(setting, raw) and abs(raw) <= LARGEST_NUMBER
+        return float(raw) if meant else Refused()
+    if isinstance(raw, str) and re.fullmatch(r"[+-]?[0-9]{1,9}(\.[0-9]{1,9})?", raw.strip()):
+        number = float(raw)
+        return Refused(suggestion=spell_number(number) if _within(setting, number) else None)
     return Refused()
 
 
@@ -199,6 +212,7 @@ _CONVERTERS: dict[Shape, Callable[[Setting, object], Any]] = {
     Shape.TEXT: _text,
     Shape.FLAG: _flag,
     Shape.INTEGER: _integer,
+    Shape.NUMBER: _number,
     Shape.DURATION: _duration,
     Shape.SIZE: _size,
     Shape.CHOICE: _choice,

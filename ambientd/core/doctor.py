@@ -12,13 +12,14 @@ from ambientd.core.connectivity import Answer, Links
 from ambientd.core.connectivitytext import control_line, links_text
 from ambientd.core.gatewaytext import OFF, REFUSED, gateway_line
 from ambientd.core.health import LATE_CYCLES
+from ambientd.core.power import MODEL, NOTHING_FOUND, Input
 from ambientd.core.statustext import Look
 from ambientd.core.text import age, age_of, number, pad, printable, size
 from ambientd.core.timefmt import parse_rfc3339
 from ambientd.wire import exits
-from ambientd.wire.autonomy_messages import AuditStatus, ControlStatus, StateStatus
+from ambientd.wire.autonomy_messages import AuditStatus, ControlStatus, DeltaVStatus, StateStatus
 from ambientd.wire.doctor_messages import CheckResult
-from ambientd.wire.enums import Connectivity, Health
+from ambientd.wire.enums import Connectivity, Health, MetricConfidence
 from ambientd.wire.messages import GatewayStatus, HeartbeatStatus, LedgerStatus, Problem, StatusDocument
 
 CHECKS = {
@@ -291,3 +292,31 @@ def judge_disk(free: int, inodes: int | None, where: str) -> Finding:
     if inodes is not None and inodes < INODES_LOW:
         return warn(f"{text}, but only {inodes} more files", "remove files on this file system")
     return warn(text, remedy) if free < DISK_LOW else good(text)
+
+
+NO_METER = "no power meter was found; power is estimated from the time of the cores"
+_RAPL_REMEDY = "let the daemon's group read /sys/class/powercap/*/energy_uj (a udev or tmpfiles rule)"
+
+
+def judge_power(power: Input, problems: Iterable[str]) -> Finding:
+    """What this machine's meters said to this program; `problems` are why some said nothing."""
+    told = "; ".join(dict.fromkeys(problems))
+    if power.confidence is MetricConfidence.LOW:
+        if not told:
+            return skip(NO_METER)
+        remedy = _RAPL_REMEDY if "energy_uj" in told else None
+        return Finding(CheckResult.SKIP, f"skipped: {told}; power is estimated", remedy)
+    text = f"{power.source} says {power.value:.1f} W, {power.confidence} confidence"
+    return good(f"{text} ({told})" if told else text)
+
+
+def judge_daemon_power(delta_v: DeltaVStatus) -> Finding | None:
+    """The meter that the daemon uses; None when it has not taken a sample yet, or found none."""
+    if delta_v.source is None:
+        return None
+    if delta_v.source.startswith(MODEL):
+        if delta_v.reason is None or delta_v.reason == NOTHING_FOUND:
+            return None
+        nothing = Input(value=0.0, source=delta_v.source, confidence=MetricConfidence.LOW)
+        return judge_power(nothing, [delta_v.reason])
+    return good(f"{delta_v.source}, used by the daemon for Δv, {delta_v.confidence} confidence")

@@ -22,6 +22,8 @@ FOUND_PER_HOST = 8
 FOUND_MAX = 256
 FOUND_PAUSE_SEC = 30.0
 FOUND_FORGOTTEN_SEC = 3600.0
+# At once: each waits some seconds for an answer, and whoever makes addresses up must not make many of them.
+FOUND_BUSY_MAX = 8
 HINT_DIGITS = 16
 
 
@@ -104,6 +106,7 @@ class DialBook:
         Every address that is given must come back through `ended`.
         """
         due, again = [], float("inf")
+        room = FOUND_BUSY_MAX - sum(entry.busy for entry in self._entries.values() if entry.is_found)
         for address, entry in self._entries.items():
             if entry.busy or entry.key in linked or (entry.is_found and entry.hint not in hints):
                 continue
@@ -111,9 +114,12 @@ class DialBook:
             if at > now:
                 again = min(again, at)
                 continue
-            entry.busy = True
             if entry.is_found:
+                if room <= 0:
+                    continue  # `ended` of one of those makes the next one due
+                room -= 1
                 self._pause_host(address.host, now)
+            entry.busy = True
             due.append(address)
         return due, again
 

@@ -7,6 +7,7 @@ from datetime import datetime
 import msgspec
 
 from ambientd.core.connectivitytext import control_line, state_words
+from ambientd.core.delta_v_words import delta_v_line
 from ambientd.core.gatewaytext import gateway_line
 from ambientd.core.leasetext import lease_line
 from ambientd.core.outboxtext import outbox_line
@@ -16,7 +17,7 @@ from ambientd.core.text import age, age_of, cut, number, pad, printable, size, w
 from ambientd.core.timefmt import parse_rfc3339
 from ambientd.wire.autonomy_messages import AuditStatus
 from ambientd.wire.enums import AgentStatus, Connectivity, Health
-from ambientd.wire.messages import AgentView, AlertsStatus, Problem, StatusDocument
+from ambientd.wire.messages import AgentView, AlertsStatus, LedgerStatus, Problem, StatusDocument
 
 NARROWEST = 40
 WIDEST = 200
@@ -109,47 +110,63 @@ def _words(document: StatusDocument) -> list[tuple[str, str]]:
     return words if document.health is Health.OK else [*words, (", ", ""), health]
 
 
+_Row = tuple[str, str, str]  # name, mark, text
+
+
 def _rows(document: StatusDocument, look: Look, now: datetime) -> Iterable[str]:
     host = document.node.host_id
-    rows = [("host", "", f"{host[:11]}…{host[-4:]} ({document.node.host_id_source})"), None]
+    yield _row(("host", "", f"{host[:11]}…{host[-4:]} ({document.node.host_id_source})"), look)
+    yield ""
+    for row in (*_links(document, now), *_work(document, look), *_watch(document)):
+        yield _row(row, look)
+
+
+def _row(row: _Row, look: Look) -> str:
+    name, mark, text = row
+    lead = f"  {name:<8} " + (f"{look.glyph(mark)} " if mark else "")
+    used = 11 + (2 if mark else 0)
+    return lead + look.plain(cut(printable(text), look.width - used))
+
+
+def _links(document: StatusDocument, now: datetime) -> Iterable[_Row]:
     if document.control is not None:
-        rows.append(("control", *control_line(document.control, document.state, now)))
-    rows.append(("gateway", *gateway_line(document.gateway, now)))
-    rows.append(("pulse", *_pulse(document, now)))
+        yield ("control", *control_line(document.control, document.state, now))
+    yield ("gateway", *gateway_line(document.gateway, now))
+    yield ("pulse", *_pulse(document, now))
     if document.policy is not None:
-        rows.append(("policy", *policy_line(document.policy)))
+        yield ("policy", *policy_line(document.policy))
     if document.peers is not None:
-        rows.append(("peers", *peers_line(document.peers)))
-    rows += _outbox(document, now)
-    ledger = document.ledger
-    if ledger.ready:
-        count = f"{number(ledger.sessions)} session{'' if ledger.sessions == 1 else 's'}"
-        text = f"{count}, {size(ledger.bytes)}, schema {ledger.schema_version}"
-        rows.append(("ledger", "look" if ledger.degraded else "good", text))
-    else:
-        rows.append(("ledger", "act", f"not ready: {ledger.reason}"))
+        yield ("peers", *peers_line(document.peers))
+    if document.outbox is not None:
+        yield ("outbox", *outbox_line(document.outbox, now))
+
+
+def _work(document: StatusDocument, look: Look) -> Iterable[_Row]:
+    yield ("ledger", *_ledger(document.ledger))
     counts = document.sessions
     busy = counts.running + counts.queued
-    rows.append(("sessions", "run" if busy else "off", f"{counts.running} running, {counts.queued} queued"))
-    rows.append(("inbox", *_intake(document)))
+    yield ("sessions", "run" if busy else "off", f"{counts.running} running, {counts.queued} queued")
+    yield ("inbox", *_intake(document))
     if document.leases is not None:
-        rows.append(("leases", *lease_line(document.leases)))
+        yield ("leases", *lease_line(document.leases))
+    if document.delta_v is not None:
+        name = "dv" if look.ascii_only else "Δv"
+        yield (name, "", delta_v_line(document.delta_v, ascii_only=look.ascii_only))
+
+
+def _watch(document: StatusDocument) -> Iterable[_Row]:
     if document.alerts is not None:
-        rows.append(("alerts", *_alerts(document.alerts)))
+        yield ("alerts", *_alerts(document.alerts))
     if document.audit is not None and document.audit.reason:
-        rows.append(("audit", *_audit(document.audit)))
-    for row in rows:
-        if row is None:
-            yield ""
-            continue
-        name, mark, text = row
-        lead = f"  {name:<8} " + (f"{look.glyph(mark)} " if mark else "")
-        used = 11 + (2 if mark else 0)
-        yield lead + look.plain(cut(printable(text), look.width - used))
+        yield ("audit", *_audit(document.audit))
 
 
-def _outbox(document: StatusDocument, now: datetime) -> list[tuple[str, str, str]]:
-    return [] if document.outbox is None else [("outbox", *outbox_line(document.outbox, now))]
+def _ledger(ledger: LedgerStatus) -> tuple[str, str]:
+    if not ledger.ready:
+        return "act", f"not ready: {ledger.reason}"
+    count = f"{number(ledger.sessions)} session{'' if ledger.sessions == 1 else 's'}"
+    text = f"{count}, {size(ledger.bytes)}, schema {ledger.schema_version}"
+    return ("look" if ledger.degraded else "good"), text
 
 
 def _pulse(document: StatusDocument, now: datetime) -> tuple[str, str]:

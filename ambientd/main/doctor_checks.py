@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from functools import partial
@@ -39,6 +40,7 @@ from ambientd.wire.messages import StatusDocument
 
 PROBE_SEC = 1.7
 PAGES_SEC = 1.2
+METER_SEC = 0.2
 SYNCHRONISED = "/run/systemd/timesync/synchronized"
 KEYS = (KEY_FILE, "identity.key")
 _FILE_MAX = 64 * 1024
@@ -432,6 +434,26 @@ def _ask_control(address: ControlAddress, ca_file: str | None) -> Answer:
     return trio.run(partial(probes.ask_control, address, ca_file=ca_file, seconds=PROBE_SEC))
 
 
+# --- power
+
+
+def _check_power(scene: Scene) -> Finding:
+    """The daemon's meter if it has one; else what this user finds, so that it is told why there is none."""
+    if scene.status is not None and scene.status.delta_v is not None:
+        found = doctor.judge_daemon_power(scene.status.delta_v)
+        if found is not None:
+            return found
+    from ambientd.core.power import choose_power
+    from ambientd.host.meters import HostMeters
+
+    meters = HostMeters(monotonic=scene.clock.monotonic)
+    meters.take()
+    threading.Event().wait(METER_SEC)  # counters tell nothing but what was used between two looks
+    reading = meters.take()
+    power = choose_power(reading.power, busy_cores=reading.busy_cores, idle_power=0.0, core_power=0.0)
+    return doctor.judge_power(power, [meter.problem for meter in reading.power if meter.problem])
+
+
 def _absent(what: str) -> Callable[[Scene], Finding]:
     return lambda _scene: skip(what)
 
@@ -450,6 +472,6 @@ ALL: Mapping[str, Callable[[Scene], Finding]] = {
     "control.link": _check_control,
     "peers.seen": _check_peers,
     "pulse.feed": _check_pulse,
-    "power.meter": _absent("this version measures no power"),
+    "power.meter": _check_power,
 }
 """Every check by its id, in the order of `core.doctor.CHECKS`."""

@@ -117,7 +117,7 @@ class OutboxRepository(Protocol):
     # --- Δv
 
     def delta_v(self, after: int, before_ms: int, limit: int) -> list[DeltaVWindow]:
-        """Windows that ended before an instant, with numbers behind `after`; none where Δv is not kept."""
+        """Windows that ended before an instant, with numbers behind `after`."""
 
     def acknowledge_delta_v(self, seq: int, count: int) -> None:
         """The control plane keeps all windows up to `seq`, `count` of which were sent just now."""

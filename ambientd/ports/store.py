@@ -36,6 +36,7 @@ from ambientd.core.records import (
     UsageRecord,
 )
 from ambientd.ports.audit import AuditRepository, IdentityRepository
+from ambientd.ports.delta_v import DeltaVRepository
 from ambientd.ports.leases import LeaseRepository
 from ambientd.ports.outbox import AssignmentRepository, OutboxRepository
 from ambientd.ports.policies import PolicyRepository
@@ -397,6 +398,7 @@ class Transaction(Protocol):
     def outbox(self) -> OutboxRepository: ...
     @property
     def assignments(self) -> AssignmentRepository: ...
+    def delta_v(self) -> DeltaVRepository: ...
     @property
     def migrations(self) -> MigrationRepository: ...
 

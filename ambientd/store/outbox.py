@@ -199,13 +199,7 @@ class SqliteOutbox:
             )
         return noted + history + self._count("SELECT count(*) FROM outbox_flight")
 
-    def _has_windows(self) -> bool:
-        found = self._count("SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'delta_v_history'")
-        return bool(found)
-
     def _windows_waiting(self) -> int:
-        if not self._has_windows():
-            return 0
         acked = self.stream(OutboxStream.DELTA_V).acked_seq
         # The newest window is still being filled.
         return max(0, self._count(_NEW_WINDOWS, (acked * MINUTE_MS,)) - 1)
@@ -429,8 +423,6 @@ class SqliteOutbox:
 
     def delta_v(self, after: int, before_ms: int, limit: int) -> list[DeltaVWindow]:
         """Windows of a minute each, numbered by it."""
-        if not self._has_windows():
-            return []
         rows = self._connection.execute(_WINDOWS, (after * MINUTE_MS, before_ms - MINUTE_MS, limit))
         return [
             DeltaVWindow(

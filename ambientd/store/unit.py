@@ -10,6 +10,7 @@ from ambientd.store.activity import SqliteActivity
 from ambientd.store.alerts import SqliteAlerts
 from ambientd.store.assignments import SqliteAssignments
 from ambientd.store.audit import SqliteAudit, SqliteIdentity
+from ambientd.store.delta_v import SqliteDeltaV
 from ambientd.store.ingest import SqliteIngest
 from ambientd.store.keys import Keys
 from ambientd.store.kind import DatabaseKind
@@ -64,6 +65,7 @@ class SqliteTransaction:
         self.peers = SqlitePeers(connection)
         self.outbox = SqliteOutbox(connection, self.keys, self.ledger, self.usage)
         self.assignments = SqliteAssignments(connection)
+        self.delta_v = SqliteDeltaV(connection, self.keys)
         self.migrations = SqliteMigrations(connection)
         self._connection = connection
 

@@ -18,6 +18,7 @@ from ambientd.wire.fleet_enums import (
     Verdict,
 )
 from ambientd.wire.fleet_messages import CapabilitiesBody, ReportBody
+from ambientd.wire.policy_messages import PolicyItem
 
 
 class HealthAnswer(msgspec.Struct):
@@ -286,13 +287,20 @@ class ClusterStatsAnswer(msgspec.Struct):
     total_compute_capacity: float
 
 
-class ItemText(msgspec.Struct):
-    """A signed item: the canonical JSON of its body as text, the issuer's key (`ed25519:` and hexadecimal
-    digits), the signature in hexadecimal digits."""
+class ItemsRequest(msgspec.Struct):
+    """`POST /api/v1/policies`: signed policies, tombstones, leases and revocations. An administrator's are
+    for all nodes, an owner's for theirs; with `node_id` for that node alone, as leases must be."""
 
-    body: str
-    issuer: str
-    signature: str
+    items: list[PolicyItem]
+    node_id: str | None = None
+
+
+class DraftRequest(msgspec.Struct):
+    """`POST /api/v1/policies/issue`: what is to be signed, as `ambientd policy sign` reads it."""
+
+    policy: list[dict[str, Any]] = []
+    tombstone: list[dict[str, Any]] = []
+    node_id: str | None = None
 
 
 class ItemRow(msgspec.Struct):

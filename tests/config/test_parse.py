@@ -62,6 +62,19 @@ def test_later_layers_win_key_by_key_and_every_origin_is_known() -> None:
     }
 
 
+def test_a_number_is_a_float_however_it_is_written() -> None:
+    parsed = good(
+        ("a", {"delta_v": {"alpha": 0.25, "isp": 3}}), *environment_layers({"AMBIENT__DELTA_V__ETA": "0.5"})
+    )
+    found = parsed.config.delta_v
+    assert (found.alpha, found.isp, found.eta) == (0.25, 3.0, 0.5)
+    assert type(found.isp) is float
+
+
+def test_what_a_number_may_be_is_said() -> None:
+    assert only({"delta_v": {"eta": 2}}).text == "a.toml: delta_v.eta is 2, but must be a number from 0 to 1."
+
+
 def test_every_kind_of_value_is_typed() -> None:
     reviewer = {
         "output": "jsonl",
@@ -129,6 +142,15 @@ def test_a_problem_says_what_where_and_what_to_try(values: Mapping[str, object],
         ("sessions", "max_concurrent", 8.0, "8"),
         ("sessions", "max_concurrent", 0, None),
         ("sessions", "max_concurrent", 10**300, None),
+        ("delta_v", "alpha", "0.25", "0.25"),
+        ("delta_v", "alpha", "1", "1"),
+        ("delta_v", "alpha", "99", None),
+        ("delta_v", "alpha", "a tenth", None),
+        ("delta_v", "alpha", -0.1, None),
+        ("delta_v", "alpha", float("nan"), None),
+        ("delta_v", "isp", float("inf"), None),
+        ("delta_v", "isp", 10**400, None),
+        ("delta_v", "eta", True, None),
         ("node", "name", 7, '"7"'),
         ("node", "name", "", None),
         ("node", "name", "a/b", None),

@@ -3,7 +3,7 @@ import tomllib
 
 from ambientd.config.fields import Shape, sections
 from ambientd.config.parse import Parsed, parse
-from ambientd.config.reference import markdown_table, reference_rows
+from ambientd.config.reference import markdown_table, reference_rows, spell
 from ambientd.config.schema import AgentConfig, Config
 from ambientd.config.template import default_file
 
@@ -26,7 +26,10 @@ def test_every_setting_and_section_is_documented() -> None:
 def test_every_default_is_within_its_own_bounds() -> None:
     for section in sections().values():
         for setting in section.settings.values():
-            if setting.shape in {Shape.DURATION, Shape.SIZE, Shape.INTEGER} and setting.default is not None:
+            if (
+                setting.shape in {Shape.DURATION, Shape.SIZE, Shape.INTEGER, Shape.NUMBER}
+                and setting.default is not None
+            ):
                 assert setting.minimum is None or setting.default >= setting.minimum
                 assert setting.maximum is None or setting.default <= setting.maximum
 
@@ -60,3 +63,11 @@ def test_the_table_has_a_row_per_setting() -> None:
     assert len(lines) == 2 + len(reference_rows())
     assert all(len(re.findall(r"(?<!\\)\|", line)) == 6 for line in lines)
     assert '| `dispatcher.interval` | duration | `"60s"` | from 100ms to 60s |' in markdown_table()
+
+
+def test_a_number_is_spelled_so_that_it_comes_back() -> None:
+    setting = sections()["delta_v"].settings["alpha"]
+    for number in (0.1, 1.0, 0.0, 2.5e-7, 123456.75, 1e300, 5e-324):
+        assert tomllib.loads(f"x = {spell(setting, number)}")["x"] == number
+    assert spell(setting, 1.0) == "1"
+    assert setting.range == "from 0 to 10"

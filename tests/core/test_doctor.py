@@ -16,18 +16,22 @@ from ambientd.core.doctor import (
     judge_audit,
     judge_beats,
     judge_clock,
+    judge_daemon_power,
     judge_disk,
     judge_gateway,
     judge_identity,
     judge_ledger,
+    judge_power,
     render,
     skip,
     warn,
 )
+from ambientd.core.power import Input
 from ambientd.core.statustext import Look
 from ambientd.main.doctor_checks import ALL
-from ambientd.wire.autonomy_messages import AuditStatus
+from ambientd.wire.autonomy_messages import AuditStatus, DeltaVStatus
 from ambientd.wire.doctor_messages import CheckResult
+from ambientd.wire.enums import MetricConfidence
 from ambientd.wire.messages import GatewayStatus, HeartbeatStatus, LedgerStatus, Problem
 
 NOW = datetime(2026, 11, 20, 15, 40, tzinfo=UTC)
@@ -204,3 +208,41 @@ def test_a_key_that_may_not_be_used_fails() -> None:
     assert judge_identity([]).result is CheckResult.OK
     refused = Problem("identity.refused", "warning", "made on another host", "ambientctl identity")
     assert judge_identity([refused]) == fail("made on another host", "ambientctl identity")
+
+
+# --- power
+
+
+def power(source: str, confidence: str) -> Input:
+    return Input(value=42.0, source=source, confidence=MetricConfidence(confidence))
+
+
+def test_a_meter_is_named_with_what_it_says() -> None:
+    found = judge_power(power("rapl:package", "medium"), [])
+    assert found == good("rapl:package says 42.0 W, medium confidence")
+    partly = judge_power(power("rapl:package", "medium"), ["nvml: the extra `gpu` is not installed"])
+    assert partly.result is CheckResult.OK
+    assert "extra `gpu`" in partly.text
+
+
+def test_without_a_meter_it_is_said_why_and_what_helps() -> None:
+    nothing = judge_power(power("model:cpu-time", "low"), [])
+    assert nothing.result is CheckResult.SKIP
+    assert nothing.text.startswith("skipped: no power meter was found")
+    refused = judge_power(power("model:cpu-time", "low"), ["RAPL needs read access to energy_uj"] * 2)
+    assert refused.text == "skipped: RAPL needs read access to energy_uj; power is estimated"
+    assert refused.remedy is not None
+    assert "energy_uj" in refused.remedy
+
+
+def test_the_meter_of_the_daemon_goes_before_what_this_user_finds() -> None:
+    def judged(**changes: str | None) -> Finding | None:
+        return judge_daemon_power(DeltaVStatus(value=1.0, since="2026-11-20T12:00:00.000Z", **changes))  # type: ignore[arg-type]
+
+    used = judged(source="rapl:psys", confidence="high")
+    assert used == good("rapl:psys, used by the daemon for Δv, high confidence")
+    refused = judged(source="model:cpu-time", reason="RAPL needs read access to energy_uj")
+    assert refused is not None
+    assert refused.result is CheckResult.SKIP
+    assert judged(source="model:cpu-time", reason="no power meter was found") is None
+    assert judged() is None

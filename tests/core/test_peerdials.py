@@ -4,6 +4,7 @@ import random
 
 from ambientd.config.peers import PeerAddress
 from ambientd.core.peerdials import (
+    FOUND_BUSY_MAX,
     FOUND_FORGOTTEN_SEC,
     FOUND_MAX,
     FOUND_PAUSE_SEC,
@@ -132,6 +133,17 @@ def test_a_flood_of_announcements_takes_a_bounded_table() -> None:
     assert len(made) == FOUND_MAX + 1
     assert made.note(OTHER, HINT, FOUND_FORGOTTEN_SEC + 1)
     assert len(made) == FOUND_MAX + 1
+
+
+def test_made_up_addresses_are_dialled_few_at_once() -> None:
+    made = book(ONE)
+    for number in range(100):
+        made.note(PeerAddress(f"10.0.1.{number}", 7946), HINT, 0.0)
+    first = taken(made, 1.0, hints={HINT})
+    assert len(first) == FOUND_BUSY_MAX + 1
+    assert taken(made, 1.0, hints={HINT}) == []
+    made.ended(first[-1], Ended(), 1.0)
+    assert len(taken(made, 1.0, hints={HINT})) == 1
 
 
 def test_announcements_lead_nowhere_but_to_the_neighbourhood() -> None:

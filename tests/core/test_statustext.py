@@ -7,7 +7,7 @@ from ambientd.core.gatewaytext import gateway_problems
 from ambientd.core.health import health_of, problems_of
 from ambientd.core.statustext import Look, render, render_short
 from ambientd.core.text import age, cut, printable, width_of
-from ambientd.wire.autonomy_messages import AuditStatus
+from ambientd.wire.autonomy_messages import AuditStatus, DeltaVStatus
 from ambientd.wire.enums import AgentStatus, Health
 from ambientd.wire.messages import (
     AgentView,
@@ -261,6 +261,18 @@ def test_agents_of_one_name_are_told_apart() -> None:
     screen = render(document(agents=both), Look(width=100))
     assert "Tony (local)" in screen
     assert "Tony (gateway)" in screen
+
+
+def test_the_efficiency_metric_has_a_row() -> None:
+    spark = [1.0, 3.0, 4.0, 5.0, 7.0, 5.0, 4.0, 3.0]
+    found = DeltaVStatus(
+        value=9.0, since="2026-11-20T12:00:00.000Z", samples=60, window_value=3.42, spark=spark
+    )
+    lines = render(document(delta_v=found), Look(width=80)).splitlines()
+    assert "  Δv       3.42 over 1h (▂▄▅▆█▆▅▄)" in lines
+    assert render(document(delta_v=found), Look(ascii_only=True)).isascii()
+    assert "  dv       3.42 over 1h (:=+*@*+=)" in render(document(delta_v=found), Look(ascii_only=True))
+    assert "Δv" not in render(document(), Look(width=80))
 
 
 @pytest.mark.parametrize(

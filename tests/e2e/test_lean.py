@@ -55,7 +55,8 @@ def loaded_by(folder: Path, node: Node, use: Callable[[], object]) -> tuple[set[
 
 def test_an_idle_node_has_loaded_nothing_that_it_does_not_use(tmp_path: Path) -> None:
     names, mapped = loaded_by(tmp_path, Node(), lambda: None)
-    assert sorted(names & (UNUSED | GATEWAY)) == []
+    # The end signs the head of the audit chain; before it, sodium's library was not there.
+    assert sorted(names & (UNUSED | GATEWAY - {"nacl"})) == []
     assert [name for name in ("libcrypto", "libssl", "_sodium") if name in mapped] == []
 
 

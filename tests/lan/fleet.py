@@ -11,7 +11,7 @@ from typing import Any
 from ambientd.core.ed25519 import public_of, show_key
 from ambientd.core.identity import KeyFile
 from tests.e2e.harness import Node
-from tests.lan.kit import Host, Lan
+from tests.lan.kit import Host, Lan, Trouble
 
 NETWORK = "lan-1"
 PORT = 7946
@@ -153,14 +153,16 @@ class LanFleet:
 
 
 @contextmanager
-def fleet_of(size: int, *, before: Sequence[str] = (), **options: Any) -> Iterator[LanFleet]:
-    """A running fleet, everybody linked with everybody; gone afterwards. `before` as of `Lan`."""
-    with Lan(size, before=before) as lan:
+def fleet_of(
+    size: int, *, before: Sequence[str] = (), trouble: Trouble | None = None, **options: Any
+) -> Iterator[LanFleet]:
+    """A running fleet, everybody linked with everybody; gone afterwards. `before`, `trouble`: see `Lan`."""
+    with Lan(size, before=before, trouble=trouble) as lan:
         fleet = LanFleet(lan, **options)
         failed = True
         try:
             fleet.start()
-            until(fleet.is_linked, 30, "everybody to be linked")
+            until(fleet.is_linked, 30 if trouble is None else 120, "everybody to be linked")
             yield fleet
             failed = False
         finally:

@@ -11,6 +11,7 @@ Nothing leaves the namespaces: the switch has no uplink. Needs root, `ip` and, f
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import count, permutations
@@ -72,13 +73,25 @@ class Host(NamedTuple):
         return Counters(found[0], found[8], found[1], found[9])
 
 
+class Trouble(NamedTuple):
+    """What a switch does to frames: how late they are (half of it more or less), how many are lost and come
+    twice, in per cent."""
+
+    delay_ms: float = 0.0
+    loss: float = 0.0
+    double: float = 0.0
+
+
 class Lan:
     """Use it with `with`; everything is gone afterwards. `hosts` are numbered from 0."""
 
-    def __init__(self, size: int, *, before: Sequence[str] = ()) -> None:
-        """Makes nothing yet. `before`: a program that every command is run by, such as `chrt -r 1`."""
+    def __init__(self, size: int, *, before: Sequence[str] = (), trouble: Trouble | None = None) -> None:
+        """Makes nothing yet. `before`: a program that every command is run by, such as `chrt -r 1`. With
+        `trouble` the switch is a program, which can do more than the kernel's and cannot be cut."""
         prefix = f"amb{os.getpid():x}-{next(_NUMBERS)}"
         self._switch = f"{prefix}-sw"
+        self._trouble = trouble
+        self._program: subprocess.Popen[str] | None = None
         self.hosts = tuple(Host(i, f"{prefix}-{i}", f"{_SUBNET}.{i + 1}", tuple(before)) for i in range(size))
 
     def __enter__(self) -> Self:
@@ -95,6 +108,9 @@ class Lan:
         self._remove()
 
     def _build(self) -> None:
+        if self._trouble is not None:
+            self._build_bad(self._trouble)
+            return
         _run(["ip", "netns", "add", self._switch])
         self._ip("link", "add", "br0", "type", "bridge")
         # Multicast goes to everybody, as on a plain switch; addresses of IPv6 would chatter for a while.
@@ -107,17 +123,42 @@ class Lan:
             port = f"p{host.number}"
             self._ip("link", "add", port, "type", "veth", "peer", "name", "lan0", "netns", host.namespace)
             self._ip("link", "set", port, "master", "br0", "up")
-            for command in (
-                ["addr", "add", f"{host.address}/24", "brd", "+", "dev", "lan0"],
-                ["link", "set", "lo", "up"],
-                ["link", "set", "lan0", "up"],
-                ["route", "add", "default", "dev", "lan0"],
-            ):
-                _run(["ip", "-n", host.namespace, *command])
+            self._address(host)
         if shutil.which("nft"):
             self._nft(f"add table {_TABLE}", _FORWARD)
 
+    def _build_bad(self, trouble: Trouble) -> None:
+        for host in self.hosts:
+            _run(["ip", "netns", "add", host.namespace])
+            _quiet_ipv6(host.namespace)
+            _run(["ip", "-n", host.namespace, "tuntap", "add", "dev", "lan0", "mode", "tap"])
+        figures = [str(trouble.delay_ms), str(trouble.loss), str(trouble.double)]
+        names = [host.namespace for host in self.hosts]
+        self._program = subprocess.Popen(
+            [sys.executable, "-m", "tests.lan.badswitch", *figures, *names],
+            cwd=Path(__file__).resolve().parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        if self._program.stdout is None or self._program.stdout.readline() != "ready\n":
+            raise OSError("the switch does not start")
+        for host in self.hosts:
+            self._address(host)
+
+    @staticmethod
+    def _address(host: Host) -> None:
+        for command in (
+            ["addr", "add", f"{host.address}/24", "brd", "+", "dev", "lan0"],
+            ["link", "set", "lo", "up"],
+            ["link", "set", "lan0", "up"],
+            ["route", "add", "default", "dev", "lan0"],
+        ):
+            _run(["ip", "-n", host.namespace, *command])
+
     def _remove(self) -> None:
+        if self._program is not None:
+            self._program.communicate(timeout=20)
         for name in (*(host.namespace for host in self.hosts), self._switch):
             subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
 

@@ -33,6 +33,7 @@ VERBS = {
         "check-config",
         "doctor",
         "model",
+        "delta-v",
         "logs",
         "log-level",
         "reload",

@@ -6,6 +6,7 @@ import tomllib
 import pytest
 
 from ambientd.config.parse import Layer, Parsed, parse
+from ambientd.core.delta_v_words import PARAMETERS
 from ambientd.wire import exits
 from ambientd.wire.errors import ERRORS
 from tests.meta.tree import ROOT
@@ -70,3 +71,13 @@ def test_configuration_in_readme_is_accepted_as_it_is(readme: str) -> None:
     for block in blocks:
         verdict = parse([Layer("README.md", tomllib.loads(block))])
         assert isinstance(verdict, Parsed), verdict
+
+
+def test_readme_explains_the_efficiency_metric(readme: str) -> None:
+    section = readme.partition("\n## Δv\n")[2].partition("\n## ")[0]
+    assert "Isp·η·e^(−α·v0²) · Σ P·e^(−α·w²)·e^(2α·v0·v)/M · dt" in section
+    assert "ambientctl delta-v" in section
+    assert [item.name for item in PARAMETERS if f"`{item.name}`" not in section] == []
+    rows = {row.split("|")[1].strip(" `"): row for row in section.splitlines() if row.startswith("| `")}
+    for item in PARAMETERS[:4]:
+        assert f"{item.minimum:g} to {item.maximum:g}".replace("e+0", "e") in rows[item.name], item.name

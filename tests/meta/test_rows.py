@@ -39,11 +39,31 @@ def _connectivity() -> set[str]:
     return {f"R1.{number}" for number in (47, 48, 49, 50, 51, 53, 56)} | {"N2", "N9"}
 
 
+def _peers() -> set[str]:
+    """R1.58, R1.59 and R1.66 are held in the cores of snapshots and of the audit."""
+    rows = {f"R1.{number}" for number in (52, 57, 60, 61, 62, 63, 64, 65, 67)}
+    return rows | {"N1", "N3", "P12", "P13", "P14"}
+
+
+def _delta_v() -> set[str]:
+    return {f"R1.{number}" for number in range(35, 47)}
+
+
+def _autonomy() -> set[str]:
+    return {f"R1.{number}" for number in (54, 58, 59, 66)} | {
+        *(f"P{number}" for number in range(1, 12)),
+        *("T43", "T45", "A1", "A3"),
+    }
+
+
 LISTS = {
     "ledger": _ledger(),
     "gateway": _gateway(),
     "connectivity": _connectivity(),
+    "peers": _peers(),
     "leases": {"T3", "T5"},
+    "delta_v": _delta_v(),
+    "autonomy": _autonomy(),
 }
 
 

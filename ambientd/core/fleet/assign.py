@@ -30,7 +30,7 @@ def can_take(
     """Whether a node is able and free to take a task of a kind."""
     has = candidate.capabilities
     return (
-        candidate.node_type in (kind.node_type, NodeType.ANY)
+        (candidate.node_type is kind.node_type or NodeType.ANY in (kind.node_type, candidate.node_type))
         and has.bandwidth_mbps >= kind.min_bandwidth_mbps
         and has.cpu_cores >= kind.min_cores
         and has.memory_gb >= kind.min_memory_gb

@@ -8,10 +8,11 @@ from typing import Any
 from ambientd.core.fleet.checks import Problems
 from ambientd.core.fleet.jsonlimits import JsonLimits, check_json
 from ambientd.core.fleet.records import Away, NewTask, Requirements
-from ambientd.core.fleet.tasktypes import CONNECT_ONLY, TASK_TYPES, TaskType
+from ambientd.core.fleet.tasktypes import AGENT_SESSION, CONNECT_ONLY, TASK_TYPES, TaskType
 from ambientd.core.rejection import Rejected
 from ambientd.wire.fleet_enums import AwayPolicy, EgressProfile
 from ambientd.wire.fleet_messages import TaskSubmission
+from ambientd.wire.routes import PROMPT_MAX_BYTES
 
 NODES = (1, 1_000)
 TIME_SEC = (1, 3_600)
@@ -22,6 +23,9 @@ INPUT_LIMITS = JsonLimits(
 _ID_BYTES = 128
 _DURATION_SEC = (1, 3_600)
 _BANDWIDTH = (1, 10_000)  # Mbit/s
+# An agent session's inputs, with the most bytes of each; the first two are required. As in the spool.
+_AGENT_KEYS = {"agent_id": 128, "prompt": PROMPT_MAX_BYTES, "model": 200, "title": 200, "category": 200}
+_AGENT_REQUIRED = ("agent_id", "prompt")
 _CONNECT_KEYS = (
     "session_id",
     "requester_id",
@@ -75,7 +79,11 @@ def _time(body: TaskSubmission, kind: TaskType | None) -> int:
 
 def _check_inputs(problems: Problems, body: TaskSubmission, kind: TaskType | None) -> None:
     most = INPUT_LIMITS.total_bytes if kind is None else kind.max_bytes
-    check_json(problems, "inputs", body.inputs, INPUT_LIMITS._replace(total_bytes=most))
+    limits = INPUT_LIMITS._replace(total_bytes=most)
+    if kind is not None and kind.name == AGENT_SESSION:
+        limits = limits._replace(string_bytes=PROMPT_MAX_BYTES)
+        _check_agent(problems, body.inputs)
+    check_json(problems, "inputs", body.inputs, limits)
     module = body.wasm_module
     if module is not None:
         if len(module) > most:
@@ -116,6 +124,24 @@ def _check_away(problems: Problems, body: TaskSubmission) -> None:
         problems.between("away.after_sec", away.after_sec, *AWAY_SEC)
     elif away.policy in (AwayPolicy.MOVE, AwayPolicy.STOP):
         problems.add("away.after_sec", "required", f"is required for {away.policy}")
+
+
+def _check_agent(problems: Problems, inputs: Any) -> None:
+    """Exactly the fields of an agent's session, each a text."""
+    if not isinstance(inputs, dict):
+        problems.add("inputs", "type", "must be an object for this type of task", "an object")
+        return
+    for name in sorted(inputs.keys() - _AGENT_KEYS.keys()):
+        problems.add(f"inputs.{name}"[:128], "unknown", "is not a known field")
+    for name, most in _AGENT_KEYS.items():
+        value = inputs.get(name)
+        if name not in inputs:
+            if name in _AGENT_REQUIRED:
+                problems.add(f"inputs.{name}", "required", "is required")
+        elif not isinstance(value, str):
+            problems.add(f"inputs.{name}", "type", "must be a string", "a string")
+        else:
+            problems.sized(f"inputs.{name}", value, 1, most)
 
 
 def _check_connect(problems: Problems, inputs: Any) -> None:

@@ -5,11 +5,13 @@ from typing import NamedTuple
 from ambientd.wire.fleet_enums import NodeType
 
 CONNECT_ONLY = "connect_only"
+AGENT_SESSION = "agent_session"
 _MIB = 1024 * 1024
 
 
 class TaskType(NamedTuple):
-    """One type. Times in seconds, sizes in bytes; `exclusive`: a node has one of it at a time."""
+    """One type. Times in seconds, sizes in bytes; `exclusive`: a node has one of it at a time. With the node
+    type `any` nodes of every type can take it."""
 
     name: str
     node_type: NodeType
@@ -28,6 +30,7 @@ _ROWS = (
     TaskType("wasm_execution", NodeType.COMPUTE, 100, 4, 8, 900, 10 * _MIB, needs_wasm=True),
     TaskType("computation", NodeType.COMPUTE, 50, 4, 8, 1800, 20 * _MIB),
     TaskType(CONNECT_ONLY, NodeType.OPEN_INTERNET, 50, 1, 1, 3600, 1 * _MIB, exclusive=True),
+    TaskType(AGENT_SESSION, NodeType.ANY, 1, 1, 1, 3600, 1 * _MIB),
     TaskType("feen_connectivity", NodeType.FEEN_RESONATOR, 100, 4, 4, 600, 5 * _MIB),
 )
 

@@ -1,6 +1,6 @@
 """Connect sessions: a requester's relay through a node, with a token of its own that is stored as a hash."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -8,6 +8,7 @@ import msgspec
 from ambientd.core.fleet.records import ConnectSession, NodeEvent, TaskRecord
 from ambientd.core.fleet.tasktypes import CONNECT_ONLY
 from ambientd.core.fleet.tokens import RANDOM_BYTES, TokenHashes, TokenKind, build_token
+from ambientd.flows.fleet.leases import LeaseDesk
 from ambientd.flows.fleet.tasks import NO_TASK
 from ambientd.flows.fleet.work import WorkRules, end_session, finish, offer_pending
 from ambientd.ports.clock import Clock
@@ -43,10 +44,12 @@ class Connect:
         hashes: TokenHashes,
         randomness: Randomness,
         rules: WorkRules,
+        desk: LeaseDesk,
     ) -> None:
         self._store = store
         self._clock = clock
         self._rules = rules
+        self._desk = desk
         self._hashes = hashes
         self._random = randomness
 
@@ -81,6 +84,7 @@ class Connect:
             if not tx.sessions.start(session):
                 return Rejected("CONFLICT", "this session, or another one of its node, is active")
             tx.history.add_events([_connected(session, task)])
+            self._desk.grant(tx, session, now)
             return Started(session=session, session_token=token)
 
         return await self._store.write(work)
@@ -101,10 +105,17 @@ class Connect:
             if now >= session.expires_at:
                 end_session(tx, requester_id, session_id, ConnectStatus.EXPIRED, "expired", now)
             else:
-                tx.sessions.beat(requester_id, session_id, now, node_id=_moved(tx, session))
+                self._beat(tx, session, now)
             return tx.sessions.get(requester_id, session_id) or NO_SESSION
 
         return await self._store.write(work)
+
+    def _beat(self, tx: FleetTransaction, session: ConnectSession, now: datetime) -> None:
+        moved = _moved(tx, session)
+        tx.sessions.beat(session.requester_id, session.session_id, now, node_id=moved)
+        if moved is not None:
+            self._desk.revoke(tx, (session,), now)
+            self._desk.grant(tx, msgspec.structs.replace(session, node_id=moved), now)
 
     async def stop(self, requester_id: str, session_id: str) -> ConnectSession | Rejected:
         """Ends a session, and its task with it; stopping one that has ended changes nothing."""
@@ -115,6 +126,7 @@ class Connect:
             if session is None:
                 return NO_SESSION
             if end_session(tx, requester_id, session_id, ConnectStatus.ENDED, "stopped", now):
+                self._desk.revoke(tx, (session,), now)
                 finish(tx, session.task_id, TaskStatus.COMPLETED, now)
                 offer_pending(tx, now, self._rules)
             return tx.sessions.get(requester_id, session_id) or NO_SESSION

@@ -14,6 +14,7 @@ from ambientd.core.fleet.records import (
     TaskWork,
 )
 from ambientd.core.records import AuditEntry
+from ambientd.flows.fleet.leases import LeaseDesk
 from ambientd.flows.fleet.reach import NO_NODE, Reach, enter, find
 from ambientd.flows.fleet.work import (
     WorkRules,
@@ -60,12 +61,19 @@ class Tasks:
     """The use cases of tasks."""
 
     def __init__(
-        self, *, store: FleetStore, clock: Clock, rules: WorkRules, warn: Callable[..., object]
+        self,
+        *,
+        store: FleetStore,
+        clock: Clock,
+        rules: WorkRules,
+        desk: LeaseDesk,
+        warn: Callable[..., object],
     ) -> None:
         """`warn(event, **facts)` tells of what went wrong without stopping anything."""
         self._store = store
         self._clock = clock
         self._rules = rules
+        self._desk = desk
         self._warn = warn
 
     # --- of people
@@ -104,9 +112,12 @@ class Tasks:
         at = self._clock.now()
 
         def work(tx: FleetTransaction) -> DeletedTask | None:
+            tx.assignments.lock()
+            sessions = tx.sessions.active_of_task(task_id)
             deleted = delete_task(tx, task_id, creator_id, at)
             if deleted is None:
                 return None
+            self._desk.revoke(tx, sessions, at)
             offer_pending(tx, at, self._rules)
             tx.audit.append(AuditEntry(kind="task_deleted", at=at, actor=by, subject=task_id))
             return deleted
@@ -179,6 +190,7 @@ class Tasks:
             case ExecutionStatus.STOPPED:  # by its own rule: another node may do it
                 release(tx, task_id, (node_id,), DetachReason.STOPPED, at, self._rules)
             case ExecutionStatus.COMPLETED | ExecutionStatus.FAILED:
+                self._desk.revoke(tx, tx.sessions.active_of_task(task_id), at)
                 note_result(tx, task_id, node_id, said.status, at, result=said.result, proof_id=said.proof_id)
                 offer_pending(tx, at, self._rules)
             case _:

@@ -256,7 +256,8 @@ class AssignmentRepository(Protocol):
     def candidates(
         self, node_type: NodeType, task_id: str, limit: int, after: tuple[datetime, str] | None = None
     ) -> list[Candidate]:
-        """Online nodes of a type (or `any`) that do not have the task, oldest registration first.
+        """Online nodes of a type (or `any`; with `any` of every type) that do not have the task, oldest
+        registration first.
 
         `after`: (registered_at, node_id) of the last one seen.
         """

@@ -34,7 +34,8 @@ _CANDIDATE = (
     " WHERE n.status = 'online' AND n.deleted_at IS NULL"
 )
 _CANDIDATES = (
-    f"{_CANDIDATE} AND n.node_type IN (?, 'any') AND (n.registered_at, n.node_id) > (?, ?) AND NOT EXISTS"
+    f"{_CANDIDATE} AND (n.node_type IN (?, 'any') OR CAST(? AS TEXT) = 'any')"
+    " AND (n.registered_at, n.node_id) > (?, ?) AND NOT EXISTS"
     " (SELECT 1 FROM task_assignments AS h WHERE h.task_id = ? AND h.node_id = n.node_id"
     " AND h.disconnected_at IS NULL) ORDER BY n.registered_at, n.node_id LIMIT ?"
 )
@@ -97,12 +98,13 @@ class Assignments:
     def candidates(
         self, node_type: NodeType, task_id: str, limit: int, after: tuple[datetime, str] | None = None
     ) -> list[Candidate]:
-        """Online nodes of a type (or `any`) that do not have the task, oldest registration first.
+        """Online nodes of a type (or `any`; with `any` of every type) that do not have the task, oldest
+        registration first.
 
         `after`: (registered_at, node_id) of the last one seen.
         """
         place = (_EARLIEST, "") if after is None else (to_ms(after[0]), after[1])
-        rows = self._sql.rows(_CANDIDATES, (node_type, *place, task_id, limit))
+        rows = self._sql.rows(_CANDIDATES, (node_type, node_type, *place, task_id, limit))
         return [_candidate(row) for row in rows]
 
     def candidate(self, node_id: str) -> Candidate | None:

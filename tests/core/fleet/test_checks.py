@@ -135,12 +135,32 @@ def test_what_a_report_may_not_hold(change: dict[str, Any], expected: str) -> No
     assert {f for f, _ in fields(check_report(ReportBody(**change), "n1", "ann", AT))} == {expected}
 
 
-@pytest.mark.parametrize("name", sorted(set(TASK_TYPES) - {"connect_only"}))
+@pytest.mark.parametrize("name", sorted(set(TASK_TYPES) - {"connect_only", "agent_session"}))
 def test_each_type_of_task_can_be_submitted(name: str) -> None:
     module = base64.b64encode(b"\0asm").decode() if TASK_TYPES[name].needs_wasm else None
     task = submission(task_type=name, wasm_module=module, inputs={"n": [1, 2, {"x": "y"}]})
     assert isinstance(task, NewTask)
     assert task.requirements.max_execution_time_sec == TASK_TYPES[name].max_time_sec
+
+
+def test_an_agent_session_takes_a_long_prompt_and_the_spools_fields() -> None:
+    inputs = {"agent_id": "reviewer", "prompt": "x" * 100_000, "model": "m-1", "title": "t", "category": "c"}
+    assert isinstance(submission(task_type="agent_session", inputs=inputs), NewTask)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "expected"),
+    [
+        ({}, {("inputs.agent_id", "required"), ("inputs.prompt", "required")}),
+        ({"agent_id": "a", "prompt": ""}, {("inputs.prompt", "length")}),
+        ({"agent_id": "a", "prompt": 7}, {("inputs.prompt", "type")}),
+        ({"agent_id": "a", "prompt": "p", "requires": []}, {("inputs.requires", "unknown")}),
+        ({"agent_id": "a", "prompt": "p", "title": "t" * 201}, {("inputs.title", "length")}),
+        (["a"], {("inputs", "type")}),
+    ],
+)
+def test_what_an_agent_session_may_not_hold(inputs: Any, expected: set[tuple[str, str]]) -> None:
+    assert set(fields(submission(task_type="agent_session", inputs=inputs))) == expected
 
 
 def nested(levels: int) -> Any:
