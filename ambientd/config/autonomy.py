@@ -56,7 +56,7 @@ class ControlPlaneConfig:
         None,
         doc="SHA-256 of the public key (SubjectPublicKeyInfo) of its certificate; another one is refused.",
         pattern=r"sha256:[0-9a-f]{64}",
-        example="sha256:…",
+        example="sha256:" + 64 * "0",
     )
     client_cert: str | None = setting(
         None, doc="Certificate (PEM) that this node shows.", example="/etc/ambient/tls/node.pem"

@@ -199,14 +199,16 @@ def session_result(session: SessionRecord, usage: UsageRecord | None, output: st
         found["output"] = output
     if session.error_code is not None:
         found["error"] = failure(session.error_code, session.error_message)["error"]
-    if usage is not None:
-        found["usage"] = {
-            "prompt_tokens": usage.prompt_tokens,
-            "completion_tokens": usage.completion_tokens,
-            "total_tokens": usage.total_tokens,
-            "cost_usd": usage.cost_usd,
-        }
+    figures = {} if usage is None else _figures(usage)
+    if figures:
+        found["usage"] = figures
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _figures(usage: UsageRecord) -> dict[str, Any]:
+    """What is known of it."""
+    names = ("prompt_tokens", "completion_tokens", "total_tokens", "cost_usd")
+    return {name: value for name in names if (value := getattr(usage, name)) is not None}
 
 
 def failure(code: str, message: str | None) -> dict[str, Any]:

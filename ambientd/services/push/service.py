@@ -206,7 +206,12 @@ class PushService:
 
     async def count(self) -> Depth:
         """Counts what waits now. Raises as `Store.read` does."""
-        self._depth = await push.depth(self._parts.store)
+        found = await push.depth(self._parts.store)
+        streams = tuple(
+            msgspec.structs.replace(one, waiting=self._really(one), acknowledged=self._acknowledged(one))
+            for one in found.streams
+        )
+        self._depth = msgspec.structs.replace(found, streams=streams)
         return self._depth
 
     # --- the loop
@@ -381,7 +386,7 @@ class PushService:
         if not self._aligned:
             self._need(await push.align(pushing))
             self._aligned = True
-        await self._report()
+        await self._report(result)
         if not self._reconciled:
             result.started += (await self._reconcile(work)).moved
         await self._drain(result)
@@ -397,7 +402,7 @@ class PushService:
             raise _StopError(step)
         return step
 
-    async def _report(self) -> None:
+    async def _report(self, result: RoundResult) -> None:
         """Tells the newest report, once."""
         if self._pushing is None:
             return
@@ -411,6 +416,7 @@ class PushService:
                 return  # it was taken out, and counted
             raise _StopError(answer)
         self._done.add(report.seq)
+        result.sent[OutboxStream.REPORTS] = result.sent.get(OutboxStream.REPORTS, 0) + 1
         self._hear(answer)
 
     def _hear(self, answer: HeartbeatAnswer) -> None:
@@ -438,9 +444,9 @@ class PushService:
         while True:
             if self._work is not None and await work_flow.settle(self._work):
                 await self._read_held()
-            await self._keep_beat()
+            await self._keep_beat(result)
             depth = await self.count()
-            waiting = {one.stream: self._really(one) for one in depth.streams}
+            waiting = {one.stream: one.waiting for one in depth.streams}
             waiting[OutboxStream.RESULTS] = sum(work_flow.is_untold(one) for one in self._held)
             stream = next_stream(waiting, frozenset(held_up))
             if stream is None:
@@ -457,11 +463,15 @@ class PushService:
             return max(0, stream.waiting - len(self._done))
         return stream.waiting
 
-    async def _keep_beat(self) -> None:
+    def _acknowledged(self, stream: StreamState) -> int:
+        more = len(self._done) if stream.stream is OutboxStream.REPORTS else 0
+        return stream.acknowledged + more
+
+    async def _keep_beat(self, result: RoundResult) -> None:
         """A long drain does not keep a node from being seen."""
         if trio.current_time() >= self._beat_at:
             await self._sample()
-            await self._report()
+            await self._report(result)
 
     async def _step(self, stream: OutboxStream) -> Step:
         if self._pushing is None or self._work is None:
