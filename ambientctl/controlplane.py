@@ -1,6 +1,7 @@
 """Asks a control plane itself, with an account's token: for those who are not on a node."""
 
 import json
+import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ class ControlPlane:
     """One control plane. Nothing is sent over http:// to another machine, and no redirect is followed."""
 
     def __init__(self, url: str, token: str, *, timeout: float, ca_file: str | None = None) -> None:
-        """Raises CommandError for an address that cannot be used."""
+        """Raises CommandError for an address or a file that cannot be used."""
         from urllib.parse import urlsplit
 
         try:
@@ -39,6 +40,8 @@ class ControlPlane:
         self._token = token
         self._timeout = timeout
         self._ca_file = ca_file
+        if ca_file and not os.access(ca_file, os.R_OK):
+            raise _usage(f"{ca_file} cannot be read")
 
     def get(self, path: str, query: Mapping[str, str]) -> tuple[Any, Mapping[str, str]]:
         """The JSON value at a path, and the headers by lower-case name. Raises CommandError."""
@@ -77,14 +80,9 @@ class ControlPlane:
 
         if not self._tls:
             return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
-        import ssl
-
-        try:
-            context = ssl.create_default_context(cafile=self._ca_file)
-        except OSError as error:
-            name = self._ca_file or "the system's certificates"
-            raise _usage(f"{name} cannot be used: {(error.strerror or 'no certificates').lower()}") from None
-        return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout, context=context)
+        if self._ca_file:
+            os.environ["SSL_CERT_FILE"] = self._ca_file  # read when the connection makes its context
+        return http.client.HTTPSConnection(self._host, self._port, timeout=self._timeout)
 
 
 def _usage(why: str) -> CommandError:

@@ -140,7 +140,7 @@ class _Source:
 @click.command(
     cls=Verb,
     example="ambientctl tasks --status running\n"
-    "ambientctl tasks --control-plane https://control.example.net --token-file key --json",
+    "ambientctl tasks --control-plane https://cp.example.net --token-file key",
 )
 @click.option(
     "--status",
@@ -170,7 +170,7 @@ def tasks(
 
 @click.command(
     cls=Verb,
-    example="ambientctl nodes\nambientctl nodes --control-plane https://control.example.net --token-file key",
+    example="ambientctl nodes\nambientctl nodes --control-plane https://cp.example.net --token-file key",
 )
 @click.option(
     "--status",
@@ -203,8 +203,7 @@ def node() -> None:
 
 @node.command(
     cls=Verb,
-    example="ambientctl node activity edge-07\n"
-    "ambientctl node activity edge-07 --control-plane https://control.example.net --token-file key",
+    example="ambientctl node activity edge-07\nambientctl node activity edge-07 --limit 5 --json",
 )
 @click.argument("node_id", metavar="NODE")
 @click.option("--limit", type=click.IntRange(1, 50), default=50, metavar="N", help="Events at most.  [50]")

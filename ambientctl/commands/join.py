@@ -24,7 +24,7 @@ KINDS = ("any", "compute", "gateway", "storage", "validator", "open_internet", "
 @click.command(
     cls=Verb,
     example="ambientctl join https://control.example.net --token-file join.token\n"
-    "pass show ambient/join | ambientctl join https://control.example.net --token-file - --name edge-07",
+    "pass show join | ambientctl join https://control.example.net --name edge-07",
 )
 @click.argument("url", metavar="URL")
 @click.option(
@@ -32,7 +32,13 @@ KINDS = ("any", "compute", "gateway", "storage", "validator", "open_internet", "
 )
 @click.option("--name", default="", metavar="ID", help="The node's id there.  [the node's name]")
 @click.option("--region", default="", metavar="TEXT", help="Where the node is.  [default]")
-@click.option("--type", "kind", type=click.Choice(KINDS), metavar="TYPE", help=f"{', '.join(KINDS)}.  [any]")
+@click.option(
+    "--type",
+    "kind",
+    type=click.Choice(KINDS),
+    metavar="TYPE",
+    help="What the node is for; any takes all work.  [any]",
+)
 @click.pass_obj
 def join(options: Options, *, url: str, token_file: str, name: str, region: str, kind: str | None) -> int:
     """Enrol this node at a control plane by a join token, which its owner made there.
