@@ -132,7 +132,7 @@ def too_many(marks: Sequence[ReportMark], *, bytes_max: int) -> list[int]:
     while head < len(marks) and marks[head].bytes <= room:
         room -= marks[head].bytes
         head += 1
-    newest = min(NEWEST_KEPT, max(0, len(marks) - head - 1))
+    newest = max(1, min(NEWEST_KEPT, len(marks) - head - 1))
     middle = list(marks[head : len(marks) - newest])
     gone: list[int] = []
     before = marks[head - 1] if head else None
