@@ -96,8 +96,8 @@ class OutboxRepository(Protocol):
     # --- the ledger
 
     def ledger_flight(self, *, sessions: int, events: int) -> list[Flight]:
-        """What is under way: what was given numbers before, or else the next sessions, with at most so many
-        events together."""
+        """What is under way: the first of what was given numbers before, or else the next sessions, with at
+        most so many events together."""
 
     def ledger_items(self, flights: Sequence[Flight]) -> list[LedgerItem]:
         """What flights carry now; those whose session is gone are left out."""

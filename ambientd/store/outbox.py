@@ -317,7 +317,7 @@ class SqliteOutbox:
         """What is under way, or else the next sessions."""
         under_way = [_flight(row) for row in self._connection.execute(_FLIGHT)]
         if under_way:
-            return under_way
+            return under_way[:sessions]
         found: list[Flight] = []
         rows: list[tuple[Any, ...]] = self._connection.execute(_NEW, (sessions,)).fetchall()
         first = self._next(OutboxStream.LEDGER, len(rows)) if rows else 0
