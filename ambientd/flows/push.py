@@ -97,6 +97,9 @@ async def align(pushing: Pushing) -> Step:
                 tx.outbox.go_back(stream, acked)
             else:
                 tx.outbox.jump(stream, acked)
+        # Further on than this node believes is looked into when records are sent: it must be the same chain.
+        audit = max(there.get(OutboxStream.AUDIT.value, 0), tx.audit.state().pruned.seq)
+        tx.outbox.go_back(OutboxStream.AUDIT, audit)
 
     await pushing.store.write(work)
     return NOTHING
@@ -173,7 +176,8 @@ async def send_audit(pushing: Pushing) -> Step:
     if not records:
         return NOTHING
     if records[0].seq != acked + 1:
-        return _wrong(f"records {acked + 1} to {records[0].seq - 1} were removed before they were told")
+        text = f"records {acked + 1} to {records[0].seq - 1} were removed before they were told"
+        return Step(meaning=Meaning.REFUSED, text=text, blocked=True)
     answer = await pushing.calls.change("POST", f"{pushing.base}/audit", audit_body(records), AuditAnswer)
     if isinstance(answer, Reply):
         if meaning_of(answer) is Meaning.BEHIND:
