@@ -27,6 +27,15 @@ def _refused(item: Item, _: Screen) -> str:
     return str(len(wire.rows(item, "refused")))
 
 
+STREAMS = (
+    Column("STREAM", "stream", lambda item, _: inert(wire.text(item, "stream"))),
+    Column("SENT", "sent", lambda item, _: str(wire.whole(item, "sent")), right=True),
+    Column("ACKNOWLEDGED", "acknowledged", lambda item, _: str(wire.whole(item, "acknowledged")), right=True),
+    Column("WAITING", "waiting", lambda item, _: str(wire.whole(item, "waiting")), right=True),
+    Column("DROPPED", "dropped", lambda item, _: str(wire.whole(item, "dropped")), right=True),
+    Column("REFUSED", "refused", lambda item, _: str(wire.whole(item, "refused")), right=True),
+    Column("PROBLEM", "problem", lambda item, _: inert(wire.text(item, "problem")) or "-", only_wide=True),
+)
 COLUMNS = (
     Column("PEER", "name", name_of, least=8),
     Column("KEY", "key", key_cell),
@@ -49,24 +58,53 @@ COLUMNS = (
 @click.option("--strict", is_flag=True, help="Exit 1 when something was refused or a peer did not answer.")
 @click.pass_obj
 def sync(options: Options, *, with_peers: bool, with_control: bool, dry_run: bool, strict: bool) -> int:
-    """Exchange policies now: with the peers that are linked, or with everything there is.
+    """One round now, with the peers that are linked, with the control plane, or with everything there is.
 
-    Nothing that this node holds is ever overwritten. Without an upstream it only receives. Exit 3: no
-    trusted peer is linked; 6: this node has no peers, or belongs to no control plane.
+    Peers exchange policies, and nothing that this node holds is ever overwritten by them; without an upstream
+    it only receives. The control plane gets what waits for it, and gives work, policies and leases. Exit 3:
+    no trusted peer is linked, or the control plane does not answer; 6: this node has no peers, or belongs to
+    no control plane.
     """
     wish = {"peers": with_peers, "control_plane": with_control, "dry_run": dry_run}
     answer = camel(Client(options).post(routes.SYNC, wish, wait=WAIT_SEC))
-    items = wire.rows(answer, "peers")
+    items, control = wire.rows(answer, "peers"), wire.part(answer, "control")
     if options.output == "json":
         put_json({"schema": routes.SCHEMA_SYNC, "generatedAt": stamp(), **answer})
-    else:
+        return _exit(answer, items, control, strict=strict)
+    if control:
+        emit_list(options, routes.SCHEMA_SYNC, wire.rows(control, "streams"), STREAMS, {})
+        if options.output in ("table", "wide"):
+            _say_control(screen_of(options), control)
+    if items or not control:
         emit_list(options, routes.SCHEMA_SYNC, items, COLUMNS, {})
-    if options.output in ("table", "wide"):
-        _say(screen_of(options), answer, items)
-    return _exit(answer, items, strict=strict)
+        if options.output in ("table", "wide"):
+            _say(screen_of(options), answer, items)
+    return _exit(answer, items, control, strict=strict)
 
 
-def _exit(answer: Document, items: list[Document], *, strict: bool) -> int:
+def _say_control(screen: Screen, control: Document) -> None:
+    where = f"{inert(wire.text(control, 'nodeId'))} at {inert(wire.text(control, 'url'))}"
+    if control.get("dryRun"):
+        screen.line(f"{screen.glyph('○', 'o')} {where}: nothing was sent")
+    elif control.get("complete"):
+        screen.line(f"{screen.glyph('✓', '*')} {where}: in step")
+    else:
+        screen.line(f"{screen.glyph('✕', 'x')} {where}: {inert(wire.text(control, 'reason'))}")
+    for item in wire.rows(control, "items"):
+        seen, taken, refused = (wire.whole(item, key) for key in ("seen", "taken", "refused"))
+        if seen:
+            kind = inert(wire.text(item, "kind"))
+            screen.line(f"  {kind}: {seen} came down, {taken} changed something, {refused} refused")
+    if wire.whole(control, "started"):
+        screen.line(f"  work: {wire.whole(control, 'started')} begun or ended")
+
+
+def _exit(answer: Document, items: list[Document], control: Document, *, strict: bool) -> int:
+    if control:
+        if not control.get("complete") and not control.get("dryRun"):
+            return exits.UNREACHABLE
+        if not items:
+            return exits.DONE
     failed = [item for item in items if wire.text(item, "error")]
     if len(failed) == len(items) and not wire.text(answer, "controlPlane"):
         if not items:

@@ -42,18 +42,23 @@ class Control(msgspec.Struct, frozen=True, kw_only=True):
     models: PreferredModels = msgspec.field(default_factory=PreferredModels)
     gateway: "GatewayControl | None" = None
 
+    @property
+    def controls(self) -> Controls:
+        """What the flows need of it."""
+        return Controls(
+            store=self.store,
+            sessions=self.sessions,
+            agents=self.agents,
+            clock=self.clock,
+            ids=self.ids,
+            models=self.models,
+            gateway=self.gateway,
+        )
+
 
 def control_routes(control: Control) -> tuple[Route, ...]:
     """`POST /api/control/spawn`, `/kill` and `/model`."""
-    controls = Controls(
-        store=control.store,
-        sessions=control.sessions,
-        agents=control.agents,
-        clock=control.clock,
-        ids=control.ids,
-        models=control.models,
-        gateway=control.gateway,
-    )
+    controls = control.controls
 
     async def spawn(request: Request, body: SpawnRequest) -> Answer:
         answer = await flow.spawn(body, controls, actor=actor_of(request.caller))

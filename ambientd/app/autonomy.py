@@ -15,10 +15,13 @@ from ambientd.app.audit_parts import AuditPart, build_identity
 from ambientd.app.clock_parts import ClockPart
 from ambientd.app.connectivity_parts import ConnectivityPart
 from ambientd.app.lease_parts import LeasePart
+from ambientd.app.push_parts import PushPart
 from ambientd.config.schema import Config
 from ambientd.core.heartbeat import Beat
+from ambientd.flows.control import Controls
 from ambientd.flows.status import AutonomyStatus
 from ambientd.host.log import Logger
+from ambientd.host.membership_file import DiskMembershipFile
 from ambientd.ports.clock import Clock
 from ambientd.ports.feed import FeedSink
 from ambientd.ports.store import Store
@@ -50,6 +53,14 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     audit_head: AuditHead = msgspec.field(default_factory=AuditHead)
 
 
+class RestOfNode(msgspec.Struct, frozen=True, kw_only=True):
+    """What work of the control plane needs: starting and ending sessions. `picked_up` is told of each that
+    was started so."""
+
+    controls: Controls
+    picked_up: Callable[[], None]
+
+
 class Part(Protocol):
     """One part: built, not started. `services` need nothing but the network, `store_services` the store."""
 
@@ -78,19 +89,24 @@ def _delta_v(ground: Ground) -> Part:
 class Autonomy:
     """All parts of this node."""
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Ground, node: RestOfNode) -> None:
         from ambientd.app.peer_parts import PeersPart
         from ambientd.app.policy_parts import PolicyPart
 
         self._ground = ground
-        self.connectivity = ConnectivityPart(ground)
+        membership = DiskMembershipFile(ground.state_dir)
+        membership.load()
+        self.push = PushPart(ground, membership)
+        self.connectivity = ConnectivityPart(ground, joined=self.push.url)
         self.clock = ClockPart(ground)
         self.identity = build_identity(ground)
         self.policies = PolicyPart(
             msgspec.structs.replace(ground, changed=self._policies_changed),
             links=self.connectivity.view,
             clock=self.clock.time,
+            more_issuers=self.push.issuers,
             agreement=self._agreement,
+            network=self.push.network,
         )
         self.peers = PeersPart(
             ground,
@@ -100,6 +116,7 @@ class Autonomy:
             load_items=self.policies.cache.load,
             time=self.clock.time,
             issuers=self.policies.issuers,
+            control=self.push,
         )
         self.connectivity.view.on_change(self.peers.links_changed)
         self.leases = LeasePart(
@@ -108,6 +125,19 @@ class Autonomy:
             links=self.connectivity.view,
             policies=self.policies.cache,
             identity=self.identity,
+            more_issuers=self.push.lease_issuers,
+            network=self.push.network,
+        )
+        self.push.connect(
+            connectivity=self.connectivity,
+            identity=self.identity,
+            policies=self.policies.cache,
+            leases=self.leases.leases,
+            controls=node.controls,
+            time=self.clock.time.look,
+            picked_up=node.picked_up,
+            status=self.status,
+            joined_or_left=self._joined_or_left,
         )
         self._parts: tuple[Part, ...] = (
             self.connectivity,
@@ -116,8 +146,14 @@ class Autonomy:
             self.policies,
             self.leases,
             self.peers,
+            self.push,
             _delta_v(ground),
         )
+
+    def _joined_or_left(self) -> None:
+        """Other issuers count from now on, and another address is asked."""
+        self.connectivity.view.wake()
+        self.policies.reload()
 
     def _agreement(self) -> tuple[int, int]:
         return self.peers.agreement()
@@ -139,6 +175,7 @@ class Autonomy:
     def reloaded(self) -> None:
         """There is a new configuration."""
         self.connectivity.view.wake()
+        self.push.wake()
 
     def routes(self) -> tuple[Route, ...]:
         """The routes of all parts."""
@@ -154,5 +191,6 @@ class Autonomy:
             for name in AutonomyStatus.__struct_fields__
             if (value := getattr(one, name)) is not None
         }
+        fields["control"] = self.push.with_membership(fields.get("control"))
         fields["problems"] = tuple(problem for one in told for problem in one.problems)
         return AutonomyStatus(**fields)

@@ -1,13 +1,14 @@
 """Builds what knows the node's links, and what asks it: status, `/api/v1/node`, the other parts."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from ambientd import __version__
 from ambientd.api.connectivity import NodeSources, node_routes
 from ambientd.api.router import Route
+from ambientd.app.control_probes import ControlProbes
 from ambientd.config.autonomy import ConnectivityConfig, ControlPlaneConfig
 from ambientd.config.upstream import ControlAddress, parse_control_url, parse_target
 from ambientd.core.connectivity import Action
@@ -19,7 +20,6 @@ from ambientd.flows.status import AutonomyStatus
 from ambientd.host.clock import uptime
 from ambientd.host.jitter import jitter
 from ambientd.host.links import SystemLinks
-from ambientd.net.probes import UpstreamProbes
 from ambientd.services.connectivity import ConnectivityService, Wanted
 from ambientd.wire.connectivity_messages import (
     ActivityPage,
@@ -43,12 +43,15 @@ AGENT = f"ambientd/{__version__}"
 class ConnectivityPart:
     """Implements `app.autonomy.Part`."""
 
-    def __init__(self, ground: "Ground") -> None:
+    def __init__(self, ground: "Ground", *, joined: Callable[[], str | None] = lambda: None) -> None:
+        """`joined` is the address of the control plane that the node has joined; it goes before the
+        configured one."""
         self._ground = ground
-        self._read: tuple[ConnectivityConfig, ControlPlaneConfig, Wanted] | None = None
+        self._joined = joined
+        self._read: tuple[ConnectivityConfig, ControlPlaneConfig, str | None, Wanted] | None = None
         self.view = ConnectivityService(
             links=SystemLinks(),
-            upstream=UpstreamProbes(agent=AGENT),
+            upstream=ControlProbes(ground.config, agent=AGENT),
             wanted=self._wanted,
             record=self._record,
             clock=ground.clock,
@@ -84,12 +87,19 @@ class ConnectivityPart:
     def _wanted(self) -> Wanted:
         """What is configured now. Asked with every "may I", so the same configuration is read once."""
         config = self._ground.config()
-        wish, control = config.connectivity, config.control_plane
-        if self._read is None or self._read[0] is not wish or self._read[1] is not control:
-            self._read = wish, control, self._read_wanted(wish, control)
-        return self._read[2]
+        wish, control, joined = config.connectivity, config.control_plane, self._joined()
+        read = self._read
+        if read is None or read[0] is not wish or read[1] is not control or read[2] != joined:
+            self._read = read = wish, control, joined, self._read_wanted(wish, control, joined)
+        return read[3]
 
-    def _read_wanted(self, wish: ConnectivityConfig, control: ControlPlaneConfig) -> Wanted:
+    def order(self) -> str:
+        """Why the node makes no calls; empty when it does."""
+        return self._wanted().order
+
+    def _read_wanted(
+        self, wish: ConnectivityConfig, control: ControlPlaneConfig, joined: str | None
+    ) -> Wanted:
         order = BY_FLAG if self._ground.offline else BY_SETTING if wish.offline else ""
         return Wanted(
             interval=wish.interval,
@@ -97,7 +107,7 @@ class ConnectivityPart:
             misses=wish.misses,
             hold=wish.hold,
             targets=tuple(place for text in wish.targets if (place := parse_target(text)) is not None),
-            control=_address(control.url),
+            control=_address(joined or control.url),
             ca_file=control.ca_file,
             order=order,
         )

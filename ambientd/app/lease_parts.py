@@ -36,12 +36,15 @@ class LeasePart:
         policies: EgressPolicies,
         identity: NodeIdentity,
         more_issuers: Callable[[], frozenset[bytes]] = frozenset,
+        network: Callable[[], str] | None = None,
     ) -> None:
-        """`more_issuers` are keys that the control plane vouches for, beside those of the configuration."""
+        """`more_issuers` are keys that the control plane vouches for, beside those of the configuration;
+        `network` is the one whose leases count, that of the configuration without it."""
         self._ground = ground
         self._time = time
         self._identity = identity
         self._more_issuers = more_issuers
+        self._network = network or (lambda: ground.config().policy.network)
         self._configured: tuple[tuple[str, ...], frozenset[bytes]] = ((), frozenset())
         bell = Bell()
         self._book = LeaseBook(store=ground.store, time=time, clock=ground.clock)
@@ -62,7 +65,7 @@ class LeasePart:
             keys = frozenset(key for text in config.lease_issuers if (key := parse_key(text)) is not None)
             self._configured = config.lease_issuers, keys
         return LeaseGround(
-            network=config.network,
+            network=self._network(),
             node=self._node(),
             issuers=self._configured[1] | self._more_issuers(),
         )

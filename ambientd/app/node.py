@@ -30,11 +30,12 @@ from ambientd.api.recost import recost_routes
 from ambientd.api.reload import reload_routes
 from ambientd.api.router import Route, RouteTable, build_application
 from ambientd.app.alerts import build_alerts
-from ambientd.app.autonomy import Autonomy, Ground
+from ambientd.app.autonomy import Autonomy, Ground, RestOfNode
 from ambientd.app.feed import build_feed
 from ambientd.app.httplog import HttpLogLines
 from ambientd.app.live import LiveConfig
 from ambientd.app.outside import Outside
+from ambientd.app.tells import Tells
 from ambientd.config.schema import Config
 from ambientd.core.contracts.rejections import Rejections
 from ambientd.core.gatewaytext import NO_GATEWAY, GatewaySnapshot
@@ -114,13 +115,14 @@ class Node:
         self.host_id = facts.host_id(config.node.name, config.node.host_id)
         started_ms = facts.process_started_ms(to_ms(self.clock.now()))
         self.audit_head = AuditHead()
+        self._tells = Tells(self.audit_head.moved)
         self.store = SqliteStore(
             outside.database,
             clock=self.clock,
             busy_timeout=config.ledger.busy_timeout,
             ballast=config.ledger.ballast,
             rested=give_memory_back,
-            audited=self.audit_head.moved,
+            audited=self._tells.audited,
         )
         self.feed = build_feed(
             config.heartbeat,
@@ -140,7 +142,8 @@ class Node:
         self.models = PreferredModels()
         # Whatever the status may show differently is told here; views of other systems ring it as well.
         self.changes = Changes()
-        self.news = NewsBoard(also=self.changes.tell)
+        self._tells.sessions_to(self.changes.tell)
+        self.news = NewsBoard(also=self._tells.session)
         hand_in = Bell()
         self.sessions = SessionsService(
             store=self.store,
@@ -236,6 +239,17 @@ class Node:
             clock=self.clock,
         )
         self._audited = partial(self._log.info, AUDIT)
+        self._control = Control(
+            store=self.store,
+            sessions=self.sessions,
+            agents=self._agents,
+            clock=self.clock,
+            ids=self.ids,
+            spawned=self._spawned,
+            audited=self._audited,
+            models=self.models,
+            gateway=None if self.gateway is None else self.gateway.control,
+        )
         self.autonomy = Autonomy(
             Ground(
                 config=lambda: self.live.current,
@@ -254,8 +268,10 @@ class Node:
                 beats=lambda: self.dispatcher.recent,
                 feed=self.feed,
                 audit_head=self.audit_head,
-            )
+            ),
+            RestOfNode(controls=self._control.controls, picked_up=self._spawned),
         )
+        self._tells.all_to(self.autonomy.push.news)
         self.status = StatusSources(
             node=NodeFacts(
                 name=facts.node_name(config.node.name),
@@ -329,7 +345,8 @@ class Node:
 
     def _gauges(self) -> dict[AlertMetric, Callable[[], float]]:
         gauges: dict[AlertMetric, Callable[[], float]] = {
-            AlertMetric.MISSED_HEARTBEATS: lambda: float(self.feed.lost_since_written())
+            AlertMetric.MISSED_HEARTBEATS: lambda: float(self.feed.lost_since_written()),
+            AlertMetric.OUTBOX_DEPTH: lambda: float(self.autonomy.push.waiting()),
         }
         if self.gateway is not None:
             gauges[AlertMetric.GATEWAY_AWAY_SEC] = self.gateway.view.away_sec
@@ -371,22 +388,11 @@ class Node:
 
     def routes(self) -> tuple[Route, ...]:
         """Every route of this node."""
-        control = Control(
-            store=self.store,
-            sessions=self.sessions,
-            agents=self._agents,
-            clock=self.clock,
-            ids=self.ids,
-            spawned=self._spawned,
-            audited=self._audited,
-            models=self.models,
-            gateway=None if self.gateway is None else self.gateway.control,
-        )
         ledger = Ledger(store=self.store, news=self.news, clock=self.clock, monotonic=trio.current_time)
         routes = (
             *health_routes(self._checks),
             *status_routes(self.board),
-            *control_routes(control),
+            *control_routes(self._control),
             *log_routes(
                 Logs(
                     book=self._outside.log_control,

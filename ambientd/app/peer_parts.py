@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Protocol
 
+import msgspec
 import trio
 
 from ambientd.api.peers import peer_routes
@@ -20,9 +21,11 @@ from ambientd.host.jitter import jitter
 from ambientd.host.links import own_ipv4
 from ambientd.ports.autonomy import ConnectivityView, NodeIdentity, PolicyItems, TrustedClock
 from ambientd.ports.errors import StoreError, UnavailableError
+from ambientd.ports.membership import ControlSync
 from ambientd.services.bell import Bell
 from ambientd.wire.autonomy_messages import PeersStatus
 from ambientd.wire.messages import Problem
+from ambientd.wire.outbox_messages import ControlSyncView
 from ambientd.wire.peer_messages import PeersView, SyncRequest, SyncView
 
 if TYPE_CHECKING:
@@ -59,9 +62,10 @@ class PeersPart:
         load_items: Callable[[], Awaitable[None]],
         time: TrustedClock,
         issuers: Callable[[], frozenset[bytes]],
+        control: ControlSync | None = None,
     ) -> None:
         """`load_items` reads the policy cache, raising as `Store.read` does; `issuers` are keys that issue
-        policies or leases, and are no peers for that."""
+        policies or leases, and are no peers for that. `control` makes a round with the control plane."""
         self._ground = ground
         self._key = key
         self._links = links
@@ -69,6 +73,7 @@ class PeersPart:
         self._load_items = load_items
         self._time = time
         self._issuers = issuers
+        self._control = control
         self._config = ground.config().peers
         self._book = PeerBook(self._config.trust)
         self._service: PeersService | None = None
@@ -176,11 +181,29 @@ class PeersPart:
 
     async def sync(self, request: SyncRequest, *, actor: str) -> SyncView | Rejected:
         """See the port."""
-        if self._desk is not None:
-            return await self._desk.sync(request, actor=actor)
-        if request.control_plane:
-            return reject("NO_CONTROL_PLANE", "this node belongs to no control plane")
-        return reject("PEERS_OFF", f"this node has no peers: {self._problem or 'they are about to start'}")
+        joined = self._control is not None and self._control.joined
+        everything = not (request.peers or request.control_plane)
+        told: ControlSyncView | None = None
+        if request.control_plane or (everything and joined):
+            if self._control is None or not joined:
+                return reject(
+                    "NO_CONTROL_PLANE", "this node belongs to no control plane: ambientctl join URL"
+                )
+            answer = await self._control.sync(dry_run=request.dry_run)
+            if isinstance(answer, Rejected):
+                return answer
+            told = answer
+        if told is not None and not request.peers and (self._desk is None or not everything):
+            return SyncView(
+                dry_run=request.dry_run, receive_only=False, added=0, kept=0, refused=0, control=told
+            )
+        if self._desk is None:
+            return reject(
+                "PEERS_OFF", f"this node has no peers: {self._problem or 'they are about to start'}"
+            )
+        peers = msgspec.structs.replace(request, peers=True, control_plane=False)
+        found = await self._desk.sync(peers, actor=actor)
+        return found if isinstance(found, Rejected) else msgspec.structs.replace(found, control=told)
 
     # --- its life
 

@@ -32,8 +32,10 @@ class PolicyPart:
         clock: TrustedClock,
         agreement: Agreement,
         more_issuers: Callable[[], Collection[bytes]] = tuple,
+        network: Callable[[], str] | None = None,
     ) -> None:
-        """`more_issuers` are keys that the control plane vouches for, beside those of the configuration."""
+        """`more_issuers` are keys that the control plane vouches for, beside those of the configuration;
+        `network` is the one whose items count, that of the configuration without it."""
         self._ground = ground
         self._links = links
         self._clock = clock
@@ -48,7 +50,7 @@ class PolicyPart:
             store=ground.store,
             clock=self._clock,
             links=self._links,
-            network=config.network,
+            network=network or (lambda: config.network),
             issuers=self.issuers,
             max_items=config.max_items,
             changed=ground.changed,

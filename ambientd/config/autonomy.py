@@ -52,8 +52,52 @@ class ControlPlaneConfig:
         doc="File with the certificate authorities that are believed instead of the system's.",
         example="/etc/ambient/control-plane-ca.pem",
     )
+    pin: str | None = setting(
+        None,
+        doc="SHA-256 of the public key (SubjectPublicKeyInfo) of its certificate; another one is refused.",
+        pattern=r"sha256:[0-9a-f]{64}",
+        example="sha256:" + 64 * "0",
+    )
+    client_cert: str | None = setting(
+        None, doc="Certificate (PEM) that this node shows.", example="/etc/ambient/tls/node.pem"
+    )
+    client_key: str | None = setting(
+        None,
+        doc="Private key (PEM) of it; in the same file when unset.",
+        example="/etc/ambient/tls/node-key.pem",
+    )
+    proxy: str | None = setting(
+        None,
+        doc="http:// or socks5:// address of a proxy on the way.",
+        example="http://proxy.example.net:3128",
+    )
+    allow_plain: bool = setting(
+        False, doc="Whether to speak http:// to other machines; the token goes over the wire as it is."
+    )
     timeout: float = setting(
         10.0, doc="How long one request may take.", kind=DURATION, minimum=0.5, maximum=120
+    )
+    interval: float = setting(
+        60.0,
+        doc="How often the node reports, a tenth more or less.",
+        kind=DURATION,
+        minimum=5,
+        maximum=240,
+    )
+    pull_interval: float = setting(
+        300.0,
+        doc="How often policies and leases are asked for; also whenever the link is there again.",
+        kind=DURATION,
+        minimum=10,
+        maximum=86400,
+    )
+    tasks: bool = setting(True, doc="Whether the control plane may start sessions of this node's agents.")
+    outbox: int = setting(
+        64 * 1024 * 1024,
+        doc="Room for reports that wait; the audit and the ledger are not copied and take none.",
+        kind=SIZE,
+        minimum=64 * 1024,
+        maximum=1024**3,
     )
 
 

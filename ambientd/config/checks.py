@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from ambientd.config.gateway_address import BadAddress, parse_address
 from ambientd.config.problems import show_text
-from ambientd.config.upstream import TARGETS_MAX, parse_control_url, parse_target
+from ambientd.config.upstream import TARGETS_MAX, is_proxy, parse_control_url, parse_target
 from ambientd.config.values import close_match
 
 PLACEHOLDERS = ("prompt", "model", "session_id")
@@ -107,11 +107,19 @@ def check_control_plane(values: Mapping[str, Any]) -> list[Finding]:
     """Findings about the control plane's given settings, as `check_agent`. The address is not repeated: it
     may hold a password."""
     findings = []
-    url, ca_file = values.get("url"), values.get("ca_file")
+    url, proxy = values.get("url"), values.get("proxy")
     if url is not None and isinstance(reason := parse_control_url(url), str):
         findings.append(Finding("url", f"cannot be used: it {reason}", expected=reason))
-    if ca_file is not None and not ca_file.startswith("/"):
-        findings.append(Finding("ca_file", "must be an absolute path", expected="an absolute path"))
+    for name in ("ca_file", "client_cert", "client_key"):
+        path = values.get(name)
+        if path is not None and not path.startswith("/"):
+            findings.append(Finding(name, "must be an absolute path", expected="an absolute path"))
+    if values.get("client_key") is not None and values.get("client_cert") is None:
+        expected = "client_cert beside it"
+        findings.append(Finding("client_key", f"is of no use without {expected}", expected=expected))
+    if proxy is not None and not is_proxy(proxy):
+        expected = "http:// or socks5://, a host and a port"
+        findings.append(Finding("proxy", f"cannot be used: it must be {expected}", expected=expected))
     return findings
 
 

@@ -70,3 +70,16 @@ def parse_control_url(url: str) -> ControlAddress | str:
         tls=parts.scheme == "https",
         path=parts.path.rstrip("/"),
     )
+
+
+def is_proxy(url: str) -> bool:
+    """Whether a URL can be a proxy's; without user name and password, as everywhere."""
+    if not 0 < len(url) <= LONGEST_URL or not url.isascii() or not url.isprintable() or " " in url:
+        return False
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    more = parts.query or parts.fragment or parts.path.strip("/") or parts.username or parts.password
+    return parts.scheme in ("http", "socks5") and bool(parts.hostname) and bool(port) and not more

@@ -103,6 +103,8 @@ def control_line(control: ControlStatus, state: StateStatus | None, now: datetim
     """Mark and text of the status screen's row."""
     if control.url is None:
         return "off", "none configured"
+    if control.refused:
+        return "act", f"{control.url} takes nothing from this node: {control.refused}"
     if state is not None and state.offline:
         return "off", f"not asked: {control.reason}"
     if control.connected and control.reason is None:

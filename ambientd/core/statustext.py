@@ -10,6 +10,7 @@ from ambientd.core.connectivitytext import control_line, state_words
 from ambientd.core.delta_v_words import delta_v_line
 from ambientd.core.gatewaytext import gateway_line
 from ambientd.core.leasetext import lease_line
+from ambientd.core.outboxtext import outbox_line
 from ambientd.core.peertext import peers_line
 from ambientd.core.policytext import policy_line
 from ambientd.core.text import age, age_of, cut, number, pad, printable, size, width_of
@@ -136,6 +137,8 @@ def _links(document: StatusDocument, now: datetime) -> Iterable[_Row]:
         yield ("policy", *policy_line(document.policy))
     if document.peers is not None:
         yield ("peers", *peers_line(document.peers))
+    if document.outbox is not None:
+        yield ("outbox", *outbox_line(document.outbox, now))
 
 
 def _work(document: StatusDocument, look: Look) -> Iterable[_Row]:

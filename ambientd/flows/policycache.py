@@ -89,7 +89,7 @@ class PolicyCache:
         store: Store,
         clock: TrustedClock,
         links: ConnectivityView,
-        network: str,
+        network: str | Callable[[], str],
         issuers: Callable[[], Collection[bytes]],
         max_items: int,
         changed: Callable[[], None],
@@ -98,7 +98,7 @@ class PolicyCache:
         self._store = store
         self._clock = clock
         self._links = links
-        self._network = network
+        self._named = network
         self._issuers = issuers
         self._max_items = max_items
         self._changed = changed
@@ -107,6 +107,11 @@ class PolicyCache:
         self._idle = IdleBook(at_once=IDLE_AT_ONCE, every_ms=IDLE_EVERY_MS, senders=IDLE_SENDERS_MAX)
         self._gone = 0  # how many of those that are loaded are not among the ids
         self._loaded = _Loaded(-1, [], array("q"), Facts(totals=PolicyTotals()))
+
+    @property
+    def _network(self) -> str:
+        """The fleet whose items count at the moment."""
+        return self._named if isinstance(self._named, str) else self._named()
 
     # --- from memory
 

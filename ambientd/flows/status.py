@@ -23,6 +23,7 @@ from ambientd.wire.autonomy_messages import (
     ControlStatus,
     DeltaVStatus,
     LeasesStatus,
+    OutboxStatus,
     PeersStatus,
     PolicyStatus,
     StateStatus,
@@ -80,6 +81,7 @@ class AutonomyStatus(msgspec.Struct, frozen=True, kw_only=True):
 
     state: StateStatus | None = None
     control: ControlStatus | None = None
+    outbox: OutboxStatus | None = None
     policy: PolicyStatus | None = None
     peers: PeersStatus | None = None
     leases: LeasesStatus | None = None
@@ -173,6 +175,7 @@ async def gather(sources: StatusSources) -> StatusDocument:
         http=http,
         state=autonomy.state,
         control=autonomy.control,
+        outbox=autonomy.outbox,
         policy=autonomy.policy,
         peers=autonomy.peers,
         leases=autonomy.leases,

@@ -33,6 +33,9 @@ class AuditRepository(Protocol):
     def page(self, query: AuditQuery) -> list[AuditRecord]:
         """Records that fit, newest first."""
 
+    def records(self, after_seq: int, limit: int) -> list[AuditRecord]:
+        """Records behind a number, in order."""
+
     def stored(self, after_seq: int, limit: int) -> list[StoredRecord]:
         """Records behind a number, in order, as they stand there: for checks, also of damaged ones."""
 

@@ -38,6 +38,7 @@ from ambientd.core.records import (
 from ambientd.ports.audit import AuditRepository, IdentityRepository
 from ambientd.ports.delta_v import DeltaVRepository
 from ambientd.ports.leases import LeaseRepository
+from ambientd.ports.outbox import AssignmentRepository, OutboxRepository
 from ambientd.ports.policies import PolicyRepository
 from ambientd.wire.enums import AlertMetric
 
@@ -393,6 +394,10 @@ class Transaction(Protocol):
     def settings(self) -> SettingsRepository: ...
     @property
     def peers(self) -> PeerRepository: ...
+    @property
+    def outbox(self) -> OutboxRepository: ...
+    @property
+    def assignments(self) -> AssignmentRepository: ...
     @property
     def delta_v(self) -> DeltaVRepository: ...
     @property

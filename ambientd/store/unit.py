@@ -8,6 +8,7 @@ import apsw
 from ambientd.ports.backup import Progress, SnapshotFacts
 from ambientd.store.activity import SqliteActivity
 from ambientd.store.alerts import SqliteAlerts
+from ambientd.store.assignments import SqliteAssignments
 from ambientd.store.audit import SqliteAudit, SqliteIdentity
 from ambientd.store.delta_v import SqliteDeltaV
 from ambientd.store.ingest import SqliteIngest
@@ -16,6 +17,7 @@ from ambientd.store.kind import DatabaseKind
 from ambientd.store.leases import SqliteLeases
 from ambientd.store.ledger import SqliteLedger
 from ambientd.store.migrate import applied_migrations
+from ambientd.store.outbox import SqliteOutbox
 from ambientd.store.peers import SqlitePeers
 from ambientd.store.performance import SqlitePerformance
 from ambientd.store.policies import SqlitePolicies
@@ -61,6 +63,8 @@ class SqliteTransaction:
         self.leases = SqliteLeases(connection)
         self.settings = SqliteSettings(connection)
         self.peers = SqlitePeers(connection)
+        self.outbox = SqliteOutbox(connection, self.keys, self.ledger, self.usage)
+        self.assignments = SqliteAssignments(connection)
         self.delta_v = SqliteDeltaV(connection, self.keys)
         self.migrations = SqliteMigrations(connection)
         self._connection = connection

@@ -16,7 +16,8 @@ class StateStatus(msgspec.Struct, rename="camel", omit_defaults=True):
 
 class ControlStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     """The control plane; without an address none is configured. `attempt` counts rounds in a row that it did
-    not answer; while `connected`, `reason` is what the last round missed."""
+    not answer; while `connected`, `reason` is what the last round missed. `node_id`: as what this node has
+    joined it; `refused` is why it takes nothing from this node."""
 
     connected: bool
     url: str | None = None
@@ -25,6 +26,22 @@ class ControlStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     next_try_at: str | None = None
     attempt: int | None = None
     latency_ms: int | None = None
+    node_id: str | None = None
+    refused: str | None = None
+
+
+class OutboxStatus(msgspec.Struct, rename="camel", omit_defaults=True):
+    """What waits for the control plane. `bytes` of what is kept for it alone; `dropped` for lack of room and
+    `refused` by it since the node joined; `reason` is why the last round ended early."""
+
+    items: int
+    bytes: int
+    bytes_max: int
+    oldest_at: str | None = None
+    dropped: int = 0
+    refused: int = 0
+    reason: str | None = None
+    streams: dict[str, int] = {}
 
 
 class PolicyStatus(msgspec.Struct, rename="camel", omit_defaults=True):

@@ -47,6 +47,9 @@ _ROWS = (
     ErrorCode(
         "PEER_CONFIGURED", 409, exits.WRONG_STATE, False, "The key is trusted by the configuration itself."
     ),
+    ErrorCode("ALREADY_JOINED", 409, exits.WRONG_STATE, False, "This node belongs to another control plane."),
+    ErrorCode("JOIN_REFUSED", 403, exits.NOT_PERMITTED, False, "The control plane does not let it join."),
+    ErrorCode("CONTROL_UNREACHABLE", 503, exits.UNREACHABLE, True, "The control plane did not answer."),
     ErrorCode("NO_CONTROL_PLANE", 409, exits.WRONG_STATE, False, "This node belongs to no control plane."),
     ErrorCode(
         "IDENTITY_REFUSED", 409, exits.WRONG_STATE, False, "The node's key cannot be used or changed so."

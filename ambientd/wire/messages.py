@@ -13,6 +13,7 @@ from ambientd.wire.autonomy_messages import (
     ControlStatus,
     DeltaVStatus,
     LeasesStatus,
+    OutboxStatus,
     PeersStatus,
     PolicyStatus,
     StateStatus,
@@ -467,6 +468,7 @@ class StatusDocument(msgspec.Struct, rename="camel", omit_defaults=True):
     leases: LeasesStatus | None = None
     audit: AuditStatus | None = None
     delta_v: DeltaVStatus | None = None
+    outbox: OutboxStatus | None = None
 
 
 # --- schema

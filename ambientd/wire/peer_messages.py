@@ -2,6 +2,8 @@
 
 import msgspec
 
+from ambientd.wire.outbox_messages import ControlSyncView
+
 NAME_MAX = 64
 
 
@@ -102,3 +104,4 @@ class SyncView(msgspec.Struct, omit_defaults=True):
     refused: int
     peers: list[SyncedPeer] = []
     control_plane: str | None = None
+    control: ControlSyncView | None = None

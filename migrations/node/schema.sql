@@ -67,6 +67,25 @@ CREATE TABLE alert_state (
     CHECK ((lifecycle_state = 'resolved') = (status IN ('ok', 'resolved')))
 ) STRICT;
 
+CREATE TABLE assignments (
+    task_id TEXT NOT NULL PRIMARY KEY CHECK (length(task_id) BETWEEN 1 AND 128),
+    attempt INTEGER NOT NULL CHECK (attempt >= 1),
+    task_type TEXT NOT NULL,
+    away_policy TEXT NOT NULL CHECK (away_policy IN ('wait', 'move', 'stop')),
+    away_after_ms INTEGER CHECK (away_after_ms > 0),
+    state TEXT NOT NULL CHECK (state IN ('starting', 'running', 'completed', 'failed', 'stopped')),
+    session_id TEXT CHECK (session_id <> ''),
+    lease_id TEXT CHECK (lease_id <> ''),
+    stop_cause TEXT CHECK (stop_cause IN ('away', 'verdict')),
+    result_json TEXT CHECK (json_valid(result_json)),
+    told TEXT NOT NULL DEFAULT 'nothing' CHECK (told IN ('nothing', 'in_progress', 'ended')),
+    given_at TEXT NOT NULL
+        CHECK (given_at GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9]Z'),
+    ended_at TEXT
+        CHECK (ended_at GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9]Z'),
+    CHECK ((ended_at IS NOT NULL) = (state IN ('completed', 'failed', 'stopped')))
+) STRICT;
+
 CREATE TABLE audit_breaks (
     break_key INTEGER PRIMARY KEY,
     seq INTEGER NOT NULL CHECK (seq >= 1),
@@ -252,6 +271,49 @@ CREATE TABLE model_perf_agg (
 CREATE TABLE node_settings (
     name TEXT NOT NULL PRIMARY KEY CHECK (name <> ''),
     value TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE outbox_flight (
+    seq INTEGER PRIMARY KEY CHECK (seq >= 1),
+    session_key INTEGER NOT NULL,
+    first_event INTEGER NOT NULL CHECK (first_event >= 1),
+    last_event INTEGER NOT NULL CHECK (last_event >= 0)
+) STRICT;
+
+CREATE TABLE outbox_reports (
+    seq INTEGER PRIMARY KEY CHECK (seq >= 1),
+    at_ms INTEGER NOT NULL,
+    priority INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 9),
+    body BLOB NOT NULL CHECK (length(body) BETWEEN 2 AND 65536)
+) STRICT;
+
+CREATE TABLE outbox_sessions (
+    session_key INTEGER PRIMARY KEY,
+    from_event INTEGER NOT NULL CHECK (from_event >= 1)
+) STRICT;
+
+CREATE TABLE outbox_state (
+    one INTEGER PRIMARY KEY CHECK (one = 1),
+    joined INTEGER NOT NULL DEFAULT 0 CHECK (joined IN (0, 1)),
+    membership TEXT NOT NULL DEFAULT '',
+    request_seq INTEGER NOT NULL DEFAULT 0 CHECK (request_seq >= 0),
+    history_after INTEGER NOT NULL DEFAULT 0 CHECK (history_after >= 0),
+    history_upto INTEGER NOT NULL DEFAULT 0 CHECK (history_upto >= 0),
+    policies_revision INTEGER NOT NULL DEFAULT 0 CHECK (policies_revision >= 0),
+    leases_revision INTEGER NOT NULL DEFAULT 0 CHECK (leases_revision >= 0),
+    contact_ms INTEGER,
+    contact_boot_id TEXT,
+    contact_boot_ms INTEGER CHECK (contact_boot_ms >= 0),
+    CHECK ((contact_ms IS NULL) = (contact_boot_id IS NULL) AND (contact_ms IS NULL) = (contact_boot_ms IS NULL))
+) STRICT;
+
+CREATE TABLE outbox_streams (
+    stream TEXT NOT NULL PRIMARY KEY CHECK (stream IN ('reports', 'audit', 'ledger', 'delta_v', 'results')),
+    last_seq INTEGER NOT NULL DEFAULT 0 CHECK (last_seq >= 0),
+    acked_seq INTEGER NOT NULL DEFAULT 0 CHECK (acked_seq >= 0),
+    acknowledged INTEGER NOT NULL DEFAULT 0 CHECK (acknowledged >= 0),
+    dropped INTEGER NOT NULL DEFAULT 0 CHECK (dropped >= 0),
+    refused INTEGER NOT NULL DEFAULT 0 CHECK (refused >= 0)
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE peer_floors (
@@ -475,6 +537,12 @@ CREATE INDEX alert_state_by_lifecycle ON alert_state (lifecycle_state, suppresse
 
 CREATE INDEX alert_state_by_transition ON alert_state (status, last_transition_at DESC);
 
+CREATE INDEX assignments_by_end ON assignments (ended_at) WHERE told = 'ended';
+
+CREATE INDEX assignments_by_session ON assignments (session_id) WHERE session_id IS NOT NULL;
+
+CREATE INDEX assignments_open ON assignments (state) WHERE told <> 'ended';
+
 CREATE INDEX audit_checkpoints_seq ON audit_checkpoints (seq);
 
 CREATE INDEX ingest_keys_by_session ON ingest_keys (session_key);
@@ -615,6 +683,48 @@ END;
 CREATE TRIGGER identity_rollovers_keep BEFORE DELETE ON identity_rollovers
 BEGIN
     SELECT RAISE(ABORT, 'identity_rollovers: statements are never removed');
+END;
+
+CREATE TRIGGER outbox_event_insert AFTER INSERT ON session_event_rows
+WHEN (SELECT joined FROM outbox_state)
+BEGIN
+    INSERT INTO outbox_sessions (session_key, from_event) VALUES (NEW.session_key, NEW.seq)
+    ON CONFLICT DO UPDATE SET from_event = excluded.from_event WHERE from_event > excluded.from_event;
+END;
+
+CREATE TRIGGER outbox_session_delete AFTER DELETE ON session_ledger
+WHEN EXISTS (SELECT 1 FROM outbox_sessions WHERE session_key = OLD.session_key)
+BEGIN
+    DELETE FROM outbox_sessions WHERE session_key = OLD.session_key;
+    UPDATE outbox_streams SET dropped = dropped + 1 WHERE stream = 'ledger';
+END;
+
+CREATE TRIGGER outbox_session_insert AFTER INSERT ON session_ledger
+WHEN (SELECT joined FROM outbox_state)
+BEGIN
+    INSERT INTO outbox_sessions (session_key, from_event) VALUES (NEW.session_key, 4611686018427387904)
+    ON CONFLICT DO NOTHING;
+END;
+
+CREATE TRIGGER outbox_session_update AFTER UPDATE ON session_ledger
+WHEN (SELECT joined FROM outbox_state)
+BEGIN
+    INSERT INTO outbox_sessions (session_key, from_event) VALUES (NEW.session_key, 4611686018427387904)
+    ON CONFLICT DO NOTHING;
+END;
+
+CREATE TRIGGER outbox_usage_insert AFTER INSERT ON session_usage_rows
+WHEN (SELECT joined FROM outbox_state)
+BEGIN
+    INSERT INTO outbox_sessions (session_key, from_event) VALUES (NEW.session_key, 4611686018427387904)
+    ON CONFLICT DO NOTHING;
+END;
+
+CREATE TRIGGER outbox_usage_update AFTER UPDATE ON session_usage_rows
+WHEN (SELECT joined FROM outbox_state)
+BEGIN
+    INSERT INTO outbox_sessions (session_key, from_event) VALUES (NEW.session_key, 4611686018427387904)
+    ON CONFLICT DO NOTHING;
 END;
 
 CREATE TRIGGER session_counts_delete AFTER DELETE ON session_ledger

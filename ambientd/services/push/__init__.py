@@ -1,0 +1,6 @@
+"""The node's side of the control plane."""
+
+from ambientd.services.push.link import DeviceLink
+from ambientd.services.push.service import PushService, PushSettings
+
+__all__ = ["DeviceLink", "PushService", "PushSettings"]

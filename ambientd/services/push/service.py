@@ -1,0 +1,565 @@
+"""Reports to the control plane in time, empties the outbox while the link stands, and fetches what comes
+down; owns time and tries, owns no decision."""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+import msgspec
+import trio
+
+from ambientd.core.assignments import Assignment, AssignmentState, next_overdue
+from ambientd.core.connectivity import Action
+from ambientd.core.membership import Membership
+from ambientd.core.outbox import (
+    CHANGE,
+    ORDINARY,
+    REFUSED_PAUSE_SEC,
+    RETRY_AFTER_MAX_SEC,
+    Meaning,
+    away_ms,
+    beat_due,
+    next_stream,
+    pause_after,
+)
+from ambientd.core.outboxrecords import Contact, Depth, KeptReport, StreamState
+from ambientd.core.pushbodies import Condition, report_body
+from ambientd.core.timefmt import parse_rfc3339, rfc3339_ms, to_ms
+from ambientd.core.trustedtime import Trusted
+from ambientd.flows import assignments as work_flow
+from ambientd.flows import pulls, push
+from ambientd.flows.assignments import Work
+from ambientd.flows.policycache import PolicyCache
+from ambientd.flows.push import Pushing, Step
+from ambientd.ports.autonomy import ConnectivityView
+from ambientd.ports.clock import Clock
+from ambientd.ports.controlplane import MembershipFile
+from ambientd.ports.errors import IdentityError, StoreError, UnavailableError
+from ambientd.ports.store import Store, Transaction
+from ambientd.services.bell import Bell
+from ambientd.services.push.link import DeviceLink
+from ambientd.services.supervise import Log
+from ambientd.wire.enums import Connectivity
+from ambientd.wire.fleet_api_messages import HeartbeatAnswer
+from ambientd.wire.fleet_enums import ExecutionStatus, NodeStatus
+from ambientd.wire.outbox_enums import OutboxStream
+
+# What is new waits so long for more of its kind, so that a burst is one batch.
+GATHER_SEC = 2.0
+# When the link is there again, all nodes of a fleet notice it at about the same time.
+RETURN_SPREAD_SEC = 3.0
+STORE_PAUSE_SEC = 10.0
+MINUTE_SEC = 60.0
+# Batches are halved at most so often; then one record is alone.
+SMALLEST = 10
+# Steps of one stream in a row that moved nothing, before it waits for the next round.
+IDLE_STEPS_MAX = 40
+FORGET_EVERY_SEC = 86_400.0
+
+
+class PushSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Times in seconds, `outbox` in bytes."""
+
+    interval: float
+    pull_interval: float
+    outbox: int
+
+
+class PushParts(msgspec.Struct, frozen=True, kw_only=True):
+    """What the service works with. `build_link` makes the way to a membership's control plane; `condition`
+    looks how the node is; `build_work` and the two below it are what comes down from the control plane."""
+
+    store: Store
+    clock: Clock
+    file: MembershipFile
+    links: ConnectivityView
+    build_link: Callable[[Membership, Callable[[], None]], DeviceLink]
+    build_work: Callable[[Pushing], Work]
+    policies: PolicyCache
+    look_at_time: Callable[[], Trusted]
+    condition: Callable[[], Awaitable[Condition]]
+    settings: Callable[[], PushSettings]
+    jitter: Callable[[], float]
+    probe_soon: Callable[[], None]
+    changed: Callable[[], None]
+    log: Log
+
+
+class RoundResult(msgspec.Struct, kw_only=True):
+    """What one round did, by stream; `reason` is why it ended early."""
+
+    sent: dict[OutboxStream, int] = msgspec.field(default_factory=dict)
+    policies: pulls.Pulled | None = None
+    leases: pulls.Pulled | None = None
+    started: int = 0
+    reason: str | None = None
+
+
+class _StopError(Exception):
+    """The round ends here."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__(step.text)
+        self.step = step
+
+
+class PushService:
+    """One membership at a time; waits without a timer while there is none."""
+
+    def __init__(self, parts: PushParts) -> None:
+        self._parts = parts
+        self._bell = Bell()
+        self._link: DeviceLink | None = None
+        self._work: Work | None = None
+        self._pushing: Pushing | None = None
+        self._round_lock = trio.Lock()
+        self._held: list[Assignment] = []
+        self._done: set[int] = set()
+        self._contact: Contact | None = None
+        self._contact_kept: Contact | None = None
+        self._depth = Depth()
+        self._last_state: Connectivity | None = None
+        self._forget_at = 0.0
+        self._reset()
+
+    def _reset(self) -> None:
+        """As for a membership that was never spoken for."""
+        self._aligned = False
+        self._reconciled = False
+        self._small = 0
+        self._failures = 0
+        self._beat_at = 0.0
+        self._last_beat = float("-inf")
+        self._send_at = 0.0
+        self._back_at = 0.0  # the end of a pause after a failure; a link that comes back ends it
+        self._asked_until = 0.0  # the end of one that the control plane asked for
+        self._pull_at = 0.0
+        self._refused: str | None = None
+        self._trouble: str | None = None
+        self._rejected = False
+        self._blocked: dict[OutboxStream, str] = {}
+
+    # --- from outside
+
+    def wake(self) -> None:
+        """The membership, the configuration or the links are others. Never blocks."""
+        if self._parts.links.may(Action.RECONCILE):
+            spread = RETURN_SPREAD_SEC * self._parts.jitter()
+            self._send_at = min(self._send_at, trio.current_time() + spread)
+            self._pull_at = min(self._pull_at, self._send_at)
+            self._back_at = 0.0
+        self._bell.ring()
+
+    def new(self) -> None:
+        """There is something new to tell. Never blocks."""
+        if self._link is None:
+            return
+        due = trio.current_time() + GATHER_SEC
+        if due < self._send_at:
+            self._send_at = due
+            self._bell.ring()
+
+    @property
+    def depth(self) -> Depth:
+        """What waits, as it was counted last."""
+        return self._depth
+
+    @property
+    def refused(self) -> str | None:
+        """Why the control plane takes nothing from this node, until an operator acts."""
+        return self._refused
+
+    @property
+    def trouble(self) -> str | None:
+        """Why the last round ended early, when the link itself stands."""
+        return self._trouble
+
+    @property
+    def blocked(self) -> Mapping[OutboxStream, str]:
+        """Streams that cannot go on, and why."""
+        return self._blocked
+
+    @property
+    def rejected(self) -> bool:
+        """The owner has rejected this node."""
+        return self._rejected
+
+    @property
+    def link(self) -> DeviceLink | None:
+        """The way to the control plane; None for a node that belongs to none."""
+        return self._link
+
+    async def sync(self) -> RoundResult | None:
+        """One round now, whatever was waited for; None for a node that belongs to no control plane.
+
+        Raises as `Store` does.
+        """
+        if self._parts.file.current is None:
+            return None
+        await self._enter()
+        if self._link is None:
+            return None
+        self._refused, self._back_at = None, 0.0
+        self._reconciled = False
+        self._pull_at = 0.0
+        async with self._round_lock:
+            await self._sample()
+            return await self._round()
+
+    async def count(self) -> Depth:
+        """Counts what waits now. Raises as `Store.read` does."""
+        found = await push.depth(self._parts.store)
+        streams = tuple(
+            msgspec.structs.replace(one, waiting=self._really(one), acknowledged=self._acknowledged(one))
+            for one in found.streams
+        )
+        self._depth = msgspec.structs.replace(found, streams=streams)
+        return self._depth
+
+    # --- the loop
+
+    async def run(self) -> None:
+        """Runs until cancelled."""
+        try:
+            while True:
+                pause = None
+                try:
+                    await self._turn()
+                except (StoreError, UnavailableError) as error:
+                    pause = STORE_PAUSE_SEC
+                    self._note_trouble(str(error))
+                if pause is not None:
+                    await trio.sleep(pause)
+                    continue
+                await self._bell.wait(self._due())
+        finally:
+            await self._close_link()
+
+    async def _turn(self) -> None:
+        await self._enter()
+        if self._link is None:
+            return
+        async with self._round_lock:
+            now = trio.current_time()
+            sampled = now >= self._beat_at
+            if sampled:
+                await self._sample()
+            await self._end_overdue()
+            if self._may_send() and now >= self._next_round():
+                await self._round()
+            elif sampled:
+                await self.count()
+
+    def _may_send(self) -> bool:
+        return self._parts.links.may(Action.RECONCILE)
+
+    def _next_round(self) -> float:
+        return max(min(self._send_at, self._pull_at), self._back_at, self._asked_until)
+
+    def _due(self) -> float | None:
+        """When something is to be done without a ring."""
+        if self._link is None:
+            return None
+        times = [self._beat_at]
+        if self._may_send():
+            times.append(self._next_round())
+        left = next_overdue(self._held, self._away())
+        if left is not None:
+            times.append(trio.current_time() + left / 1000)
+        return min(times)
+
+    async def _enter(self) -> None:
+        """Follows the membership file: another membership is another way and another beginning."""
+        membership = self._parts.file.current
+        known = None if self._link is None else self._link.membership
+        if membership is known:
+            return
+        await self._close_link()
+        if membership is None:
+            await self._parts.store.write(lambda tx: tx.outbox.leave())
+            self._depth = Depth()
+            self._parts.changed()
+            return
+        state = await self._parts.store.read(lambda tx: tx.outbox.state())
+        if not state.joined or state.membership != membership.registration:
+            await self._parts.store.write(lambda tx: tx.outbox.join(membership.registration))
+            state = await self._parts.store.read(lambda tx: tx.outbox.state())
+        self._reset()
+        self._done.clear()
+        now = trio.current_time()
+        # A fleet that was started at one moment does not report at one moment.
+        self._beat_at = now if known is None else now + self._parts.jitter()
+        self._contact = self._contact_kept = state.contact or self._contact_of(membership)
+        self._link = self._parts.build_link(membership, self._answered)
+        self._pushing = Pushing(
+            store=self._parts.store, calls=self._link, clock=self._parts.clock, base=self._link.base
+        )
+        self._work = self._parts.build_work(self._pushing)
+        await self._read_held()
+        self._parts.changed()
+
+    def _contact_of(self, membership: Membership) -> Contact:
+        """Before the first answer is kept: the join was one."""
+        joined = to_ms(parse_rfc3339(membership.joined_at))
+        return Contact(at_ms=joined, boot_id="", boot_ms=0)
+
+    async def _close_link(self) -> None:
+        link, self._link, self._work, self._pushing = self._link, None, None, None
+        self._held = []
+        if link is not None:
+            await link.aclose()
+
+    async def _read_held(self) -> None:
+        self._held = await self._parts.store.read(lambda tx: tx.assignments.open())
+
+    # --- reports
+
+    async def _sample(self) -> None:
+        """Keeps a report of this moment; with it what was acknowledged meanwhile leaves the outbox."""
+        parts, now = self._parts, trio.current_time()
+        condition = await parts.condition()
+        at = parts.clock.now()
+        first = self._last_state is None
+        priority = CHANGE if first or condition.state is not self._last_state else ORDINARY
+        done = sorted(self._done)
+        contact = self._contact if self._contact is not self._contact_kept else None
+        room = parts.settings().outbox
+
+        def work(tx: Transaction) -> None:
+            head = tx.audit.head()
+            said = msgspec.structs.replace(condition, audit_seq=head.seq, audit_hash=head.hash)
+            body = report_body(rfc3339_ms(at), said if head.seq else condition)
+            push.keep_report(tx, to_ms(at), priority, body, done=done, bytes_max=room)
+            if contact is not None:
+                tx.outbox.put_contact(contact)
+
+        await parts.store.write(work)
+        self._done.difference_update(done)
+        if contact is not None:
+            self._contact_kept = contact
+        self._last_state = condition.state
+        self._last_beat = now
+        self._beat_at = beat_due(now, parts.settings().interval, parts.jitter())
+        self._send_at = min(self._send_at, now)
+
+    def _answered(self) -> None:
+        """The control plane has answered, whatever it said."""
+        time = self._parts.look_at_time()
+        self._contact = Contact(at_ms=time.now_ms, boot_id=time.boot_id, boot_ms=time.boot_ms)
+
+    def _away(self) -> int:
+        return away_ms(self._contact, self._parts.look_at_time())
+
+    async def _end_overdue(self) -> None:
+        if self._work is None or next_overdue(self._held, self._away()) != 0:
+            return
+        count = await work_flow.stop_overdue(self._work, self._away())
+        self._parts.log.warning("assignments.stopped_away", tasks=count)
+        await self._read_held()
+
+    # --- a round
+
+    async def _round(self) -> RoundResult:
+        """Everything that is due, in its order; never raises for what the control plane does."""
+        result = RoundResult()
+        self._blocked = {}
+        try:
+            await self._speak(result)
+        except _StopError as stop:
+            result.reason = stop.step.text
+            self._give_up(stop.step)
+        except IdentityError as error:
+            result.reason = str(error)
+            self._back_off(str(error), None)
+        except UnavailableError as error:
+            result.reason = str(error)
+            self._back_off(str(error), None)
+            self._parts.probe_soon()
+        else:
+            self._went_well()
+        await self.count()
+        self._parts.changed()
+        return result
+
+    async def _speak(self, result: RoundResult) -> None:
+        pushing, work = self._pushing, self._work
+        if pushing is None or work is None:
+            return
+        if not self._aligned:
+            self._need(await push.align(pushing))
+            self._aligned = True
+        await self._report(result)
+        if not self._reconciled:
+            result.started += (await self._reconcile(work)).moved
+        await self._drain(result)
+        if trio.current_time() >= self._pull_at:
+            await self._pull(result)
+        if trio.current_time() >= self._forget_at:
+            await work_flow.forget_old(work)
+            self._forget_at = trio.current_time() + FORGET_EVERY_SEC
+
+    def _need(self, step: Step) -> Step:
+        """The step, when it went well; else the round ends."""
+        if step.meaning is not Meaning.DONE:
+            raise _StopError(step)
+        return step
+
+    async def _report(self, result: RoundResult) -> None:
+        """Tells the newest report, once."""
+        if self._pushing is None:
+            return
+        report: KeptReport | None
+        report = await self._parts.store.read(lambda tx: tx.outbox.newest_report())
+        if report is None or report.seq in self._done:
+            return
+        answer = await push.send_report(self._pushing, report)
+        if isinstance(answer, Step):
+            if answer.meaning in (Meaning.REFUSED, Meaning.TOO_LARGE):
+                return  # it was taken out, and counted
+            raise _StopError(answer)
+        self._done.add(report.seq)
+        result.sent[OutboxStream.REPORTS] = result.sent.get(OutboxStream.REPORTS, 0) + 1
+        self._hear(answer)
+
+    def _hear(self, answer: HeartbeatAnswer) -> None:
+        """Whether what this node has to do is what it does."""
+        self._rejected = answer.node_status is NodeStatus.REJECTED
+        open_there = {
+            task.task_id
+            for task in answer.assigned_tasks
+            if task.execution_status in (ExecutionStatus.ASSIGNED, ExecutionStatus.IN_PROGRESS)
+        }
+        ended = {one.task_id for one in self._held if one.has_ended}
+        here = {one.task_id for one in self._held if one.state is AssignmentState.RUNNING}
+        if open_there - ended != here:
+            self._reconciled = False
+
+    async def _reconcile(self, work: Work) -> Step:
+        step = self._need(await work_flow.reconcile(work))
+        self._reconciled = True
+        await self._read_held()
+        return step
+
+    async def _drain(self, result: RoundResult) -> None:
+        held_up: set[OutboxStream] = set()
+        idle: dict[OutboxStream, int] = {}
+        while True:
+            if self._work is not None and await work_flow.settle(self._work):
+                await self._read_held()
+            await self._keep_beat(result)
+            depth = await self.count()
+            waiting = {one.stream: one.waiting for one in depth.streams}
+            waiting[OutboxStream.RESULTS] = sum(work_flow.is_untold(one) for one in self._held)
+            stream = next_stream(waiting, frozenset(held_up))
+            if stream is None:
+                return
+            step = await self._step(stream)
+            result.sent[stream] = result.sent.get(stream, 0) + step.moved
+            idle[stream] = 0 if step.moved else idle.get(stream, 0) + 1
+            if not self._goes_on(stream, step) or idle[stream] > IDLE_STEPS_MAX:
+                held_up.add(stream)
+
+    def _really(self, stream: StreamState) -> int:
+        """Reports that were acknowledged lie in the outbox until the next one is kept."""
+        if stream.stream is OutboxStream.REPORTS:
+            return max(0, stream.waiting - len(self._done))
+        return stream.waiting
+
+    def _acknowledged(self, stream: StreamState) -> int:
+        more = len(self._done) if stream.stream is OutboxStream.REPORTS else 0
+        return stream.acknowledged + more
+
+    async def _keep_beat(self, result: RoundResult) -> None:
+        """A long drain does not keep a node from being seen."""
+        if trio.current_time() >= self._beat_at:
+            await self._sample()
+            await self._report(result)
+
+    async def _step(self, stream: OutboxStream) -> Step:
+        if self._pushing is None or self._work is None:
+            return push.NOTHING
+        pushing = msgspec.structs.replace(self._pushing, small=self._small)
+        match stream:
+            case OutboxStream.RESULTS:
+                step = await work_flow.tell(self._work)
+                await self._read_held()
+                return step
+            case OutboxStream.AUDIT:
+                return await push.send_audit(pushing)
+            case OutboxStream.LEDGER:
+                return await push.send_ledger(pushing)
+            case OutboxStream.DELTA_V:
+                return await push.send_delta_v(pushing)
+            case OutboxStream.REPORTS:
+                return await push.send_old_reports(pushing, frozenset(self._done))
+
+    def _goes_on(self, stream: OutboxStream, step: Step) -> bool:
+        """Whether the stream may send more in this round. Raises _StopError when nothing may."""
+        match step.meaning:
+            case Meaning.DONE:
+                self._small = max(0, self._small - 1)
+                return step.moved > 0
+            case Meaning.AGAIN | Meaning.GONE | Meaning.REPLAYED | Meaning.UNKNOWN:
+                raise _StopError(step)
+            case Meaning.BEHIND if not step.again:
+                self._aligned = False
+                return False
+            case _ if step.again:
+                return True
+            case Meaning.REFUSED | Meaning.TOO_LARGE if not step.blocked and self._small < SMALLEST:
+                self._small += 1
+                return True
+            case _:
+                self._blocked[stream] = step.text
+                return False
+
+    async def _pull(self, result: RoundResult) -> None:
+        if self._pushing is None or self._work is None:
+            return
+        result.policies = await pulls.pull_policies(self._pushing, self._parts.policies)
+        self._need(result.policies.step)
+        result.leases = await pulls.pull_revocations(self._pushing, self._work.leases)
+        self._need(result.leases.step)
+        for what, found in (("policies", result.policies), ("leases", result.leases)):
+            if found.refused:
+                self._parts.log.warning("control_plane.items_refused", kind=what, refused=found.refused)
+        settings = self._parts.settings()
+        self._pull_at = beat_due(trio.current_time(), settings.pull_interval, self._parts.jitter())
+
+    # --- what follows from a round
+
+    def _went_well(self) -> None:
+        if self._trouble is not None or self._refused is not None:
+            self._parts.log.info("control_plane.pushing")
+        self._failures, self._trouble, self._refused = 0, None, None
+        self._send_at = float("inf")
+        if any(one.state is AssignmentState.STARTING for one in self._held) or not self._reconciled:
+            # Work that could not be begun yet, or that this round has heard of.
+            self._send_at = trio.current_time() + (GATHER_SEC if not self._reconciled else MINUTE_SEC)
+            self._reconciled = False
+
+    def _give_up(self, step: Step) -> None:
+        retry_after = None if step.reply is None else step.reply.retry_after
+        if step.meaning in (Meaning.GONE, Meaning.UNKNOWN):
+            if self._refused is None:
+                self._parts.log.error("control_plane.refused", reason=step.text)
+            self._refused = step.text
+            pause = REFUSED_PAUSE_SEC * (0.5 + self._parts.jitter())
+            self._back_at = trio.current_time() + pause
+            return
+        self._back_off(step.text, retry_after)
+
+    def _back_off(self, reason: str, retry_after: float | None) -> None:
+        self._failures += 1
+        self._note_trouble(reason)
+        now = trio.current_time()
+        pause = pause_after(self._failures, self._parts.jitter(), retry_after)
+        self._send_at, self._back_at = now, now + pause
+        self._aligned = self._aligned and self._failures < 2
+        self._reconciled = False
+        if retry_after is not None:
+            self._asked_until = now + min(retry_after, RETRY_AFTER_MAX_SEC)
+
+    def _note_trouble(self, reason: str) -> None:
+        if reason != self._trouble:
+            self._parts.log.warning("control_plane.not_pushing", reason=reason)
+            self._trouble = reason
+            self._parts.changed()
