@@ -1,7 +1,6 @@
 """How peers look: cells that the lists of `peers` and `sync` share. All of their words are foreign text."""
 
 from collections.abc import Callable
-from typing import Any
 
 from ambientctl import client as wire
 from ambientctl.client import Document
@@ -10,27 +9,6 @@ from ambientctl.text import age, inert, instant
 
 KEY_SHOWN = 16  # `ed25519:` and eight digits
 NAME_SHOWN = 64
-
-
-def camel(value: Any) -> Any:
-    """The keys of a document in the spelling of this program's JSON; codes of refusals stay as they are."""
-    if isinstance(value, list):
-        return [camel(item) for item in value]
-    if isinstance(value, dict):
-        return {
-            _camel(key): item if key == "refused" and _is_count(item) else camel(item)
-            for key, item in value.items()
-        }
-    return value
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, dict)
-
-
-def _camel(key: str) -> str:
-    first, *rest = key.split("_")
-    return first + "".join(part.capitalize() for part in rest)
 
 
 def name_of(item: Item, screen: Screen) -> str:

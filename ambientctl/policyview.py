@@ -39,7 +39,7 @@ def _destinations(item: Document, screen: Screen) -> str:
 
 
 def _until(item: Document, screen: Screen) -> str:
-    at = instant(wire.text(wire.part(item, "item"), "not_after"))
+    at = instant(wire.text(wire.part(item, "item"), "notAfter"))
     if at is None:
         return "-"
     left = at - screen.now

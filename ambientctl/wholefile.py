@@ -9,6 +9,13 @@ from ambientctl.trouble import CommandError
 from ambientd.wire import exits
 
 
+def put_all(descriptor: int, data: bytes) -> None:
+    """Writes all of it. Raises OSError, BrokenPipeError among them."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
 def need_free(path: str, *, replace: bool) -> None:
     """Raises CommandError when something has that name and is not to be replaced."""
     if os.path.lexists(path) and not replace:

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,25 @@ def _owner() -> pwd.struct_passwd | None:
         except KeyError:
             continue
     raise NoServerError("there is no unprivileged user to run PostgreSQL as")
+
+
+def _processes() -> list[str]:
+    return [entry.name for entry in Path("/proc").glob("[0-9]*")]
+
+
+def _parent_of(pid: int) -> int:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return 0
+    return int(stat.rpartition(b")")[2].split()[1])
+
+
+def _works_in(pid: int, folder: Path) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink() == folder
+    except OSError:
+        return False
 
 
 class PgServer:
@@ -89,43 +109,46 @@ class PgServer:
 
     def start(self) -> None:
         """Starts it and waits until it takes connections."""
-        settings = ("-c", "listen_addresses=", "-c", f"unix_socket_directories={self.folder}")
+        settings = ["-c", "listen_addresses=", "-c", f"unix_socket_directories={self.folder}"]
+        # One call for the file system instead of one for each file, before the log is replayed.
+        settings += ["-c", "recovery_init_sync_method=syncfs"]
         self._process = self._spawn(str(self.bin / "postgres"), "-D", str(self._data), *settings)
+        self._wait(self._process)
+
+    def ensure(self) -> None:
+        """Waits until it takes connections, also when a test before has killed it and not had it back."""
+        if self._process is None or self._process.poll() is not None:
+            self.start()
+        else:
+            self._wait(self._process)
+
+    def _wait(self, process: "subprocess.Popen[bytes]") -> None:
         deadline = time.monotonic() + START_WAIT
         while True:
             try:
                 psycopg.connect(self.address("postgres")).close()
             except psycopg.OperationalError as error:
-                if self._process.poll() is not None or time.monotonic() > deadline:
+                if process.poll() is not None or time.monotonic() > deadline:
                     raise NoServerError(f"PostgreSQL did not start: {error}; {self.log()}") from error
                 time.sleep(0.05)
             else:
                 return
 
     def kill(self) -> None:
-        """Ends all of it at once, as a power cut of the server's processes."""
+        """Ends all of its processes at once, with SIGKILL."""
         assert self._process is not None
-        # The children of the postmaster are in sessions of their own; they notice that it is gone.
+        parent = self._process.pid
+        children = [pid for pid in map(int, _processes()) if _parent_of(pid) == parent]
         self._process.send_signal(signal.SIGKILL)
+        for pid in children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait(STOP_WAIT)
         self._process = None
-        self._wait_for_children()
-
-    def _wait_for_children(self) -> None:
-        """A new server would refuse to start while backends of the old one hold its shared memory."""
-        marker = str(self._data).encode()
+        # A new server would refuse to start while one of them still holds the shared memory.
         deadline = time.monotonic() + STOP_WAIT
-        while time.monotonic() < deadline:
-            if not any(self._works_there(entry, marker) for entry in Path("/proc").glob("[0-9]*")):
-                return
-            time.sleep(0.05)
-
-    @staticmethod
-    def _works_there(entry: Path, marker: bytes) -> bool:
-        try:
-            return os.fsencode(os.readlink(entry / "cwd")) == marker
-        except OSError:
-            return False
+        while any(_works_in(pid, self._data) for pid in children) and time.monotonic() < deadline:
+            time.sleep(0.02)
 
     def stop(self, *, at_once: bool = False) -> None:
         """Ends it in an orderly way (fast shutdown), or without a checkpoint (immediate shutdown)."""
@@ -152,10 +175,17 @@ class PgServer:
 
     def new_database(self, template: str = "template1") -> str:
         """A new database; its name."""
+        if self._process is None:  # a test that killed it failed before it came back
+            self.start()
         self._serial += 1
         name = f"t{self._serial}_{secrets.token_hex(4)}"
         self.run("postgres", f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
+
+    def drop(self, database: str) -> None:
+        """Removes a database. A killed server looks at every file of all of them before it is back."""
+        self.ensure()
+        self.run("postgres", f"DROP DATABASE IF EXISTS {database} WITH (FORCE)")
 
     def run(self, database: str, sql: str, params: Sequence[Any] | None = None) -> list[tuple[Any, ...]]:
         """Rows of a statement over a connection of its own."""

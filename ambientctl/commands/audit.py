@@ -8,6 +8,7 @@ import click
 
 from ambientctl import client as wire
 from ambientctl import term
+from ambientctl.camel import camel
 from ambientctl.cli import Verb, Verbs
 from ambientctl.client import Client, Document
 from ambientctl.clock import now, stamp
@@ -19,7 +20,7 @@ from ambientctl.status import Options
 from ambientctl.text import count, inert, size
 from ambientctl.transport import Sink
 from ambientctl.trouble import CommandError
-from ambientctl.wholefile import need_free, whole_file
+from ambientctl.wholefile import need_free, put_all, whole_file
 from ambientd.wire import audit_routes as routes
 from ambientd.wire import exits
 
@@ -80,7 +81,7 @@ def audit_list(options: Options, /, *, limit: int, **wishes: str) -> None:
     if wishes["after"] and not wishes["after"].isdecimal():
         raise click.BadParameter("the number of a record", param_hint="--after")
     page = Client(options).get(routes.AUDIT, {**wishes, "limit": str(limit)}, wait=WAIT_SEC)
-    items = [_camel(row) for row in wire.rows(page, "rows")]
+    items = [camel(row, as_is=("detail",)) for row in wire.rows(page, "rows")]
     following = wire.text(page, "next")
     extra: Document = {
         "headSeq": wire.whole(page, "head_seq"),
@@ -101,12 +102,6 @@ def _footer(items: list[Item], following: str) -> None:
         return
     more = f" More: --after {inert(following)}" if following else ""
     click.echo(f"{len(items)} record{'s' * (len(items) != 1)}.{more}", err=True)
-
-
-def _camel(row: Document) -> Item:
-    """Keys as all of this program's JSON has them; what is inside `detail` is the record's own."""
-    names = {"prev_hash": "prevHash"}
-    return {names.get(key, key): value for key, value in row.items()}
 
 
 # --- verify
@@ -215,9 +210,7 @@ class _Lines(Sink):
         if self._descriptor < 0:
             term.put(data)
         else:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+            put_all(self._descriptor, data)
         self.bytes += len(data)
         self.records += (self._tail + data).count(_RECORD)
         self._tail = data[1 - len(_RECORD) :]

@@ -14,7 +14,7 @@ from ambientctl.progress import Progress
 from ambientctl.status import Options
 from ambientctl.text import count, inert, size
 from ambientctl.trouble import CommandError
-from ambientctl.wholefile import need_free, whole_file
+from ambientctl.wholefile import need_free, put_all, whole_file
 from ambientd.wire import exits, routes
 from ambientd.wire.errors import ERRORS
 
@@ -88,9 +88,7 @@ def _fetch(client: Client, view: Document, file: str, *, replace: bool, progress
             data = client.get_bytes(target, {"offset": str(done)})
             if not data:
                 raise wire.not_understood("the backup ends early")
-            view_of = memoryview(data)
-            while view_of:
-                view_of = view_of[os.write(fd, view_of) :]
+            put_all(fd, data)
             done += len(data)
             rate = done / max(monotonic() - began, 0.001)
             progress.show(done, total, f"writing, {size(round(rate))}/s")

@@ -1,7 +1,5 @@
 """`ledger export`: sessions into a file, for a spreadsheet or a program."""
 
-import os
-
 import click
 
 from ambientctl import term
@@ -13,7 +11,7 @@ from ambientctl.status import Options
 from ambientctl.text import count, inert, size
 from ambientctl.transport import Sink
 from ambientctl.trouble import CommandError
-from ambientctl.wholefile import need_free, whole_file
+from ambientctl.wholefile import need_free, put_all, whole_file
 from ambientd.wire import exits, routes
 from ambientd.wire.enums import LedgerSort
 
@@ -38,9 +36,7 @@ class _Lines(Sink):
         if self._descriptor < 0:
             term.put(data)
         else:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(self._descriptor, view) :]
+            put_all(self._descriptor, data)
         self.bytes += len(data)
         self.lines += data.count(b"\n")
         self._progress.show(0, 0, size(self.bytes))

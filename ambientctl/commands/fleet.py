@@ -6,12 +6,13 @@ from typing import Any
 import click
 
 from ambientctl import client as wire
+from ambientctl.camel import camel
 from ambientctl.cli import Verb, Verbs
 from ambientctl.client import Client, Document, segment
 from ambientctl.commands.join import read_token
 from ambientctl.controlplane import ControlPlane
 from ambientctl.output import Cell, Column, Item, Screen, emit_list, screen_of
-from ambientctl.peerview import camel, since
+from ambientctl.peerview import since
 from ambientctl.status import Options
 from ambientctl.text import inert
 from ambientctl.trouble import CommandError

@@ -5,11 +5,11 @@ import sys
 import click
 
 from ambientctl import client as wire
+from ambientctl.camel import camel
 from ambientctl.cli import Verb
 from ambientctl.client import Client, Document
 from ambientctl.clock import stamp
 from ambientctl.output import put_json, screen_of
-from ambientctl.peerview import camel
 from ambientctl.status import Options
 from ambientctl.text import inert
 from ambientctl.trouble import CommandError

@@ -7,6 +7,7 @@ from typing import NoReturn
 import click
 
 from ambientctl import client as wire
+from ambientctl.camel import camel
 from ambientctl.cli import Verb, Verbs
 from ambientctl.client import Client, Document
 from ambientctl.clock import stamp
@@ -150,16 +151,6 @@ def _show(options: Options, answer: Document, done: str = "") -> None:
     }
     for name, value in lines.items():
         screen.line(f"{name:<8} {inert(value)}")
-
-
-def camel(document: Document) -> Document:
-    """The daemon's keys as JSON of this program has them."""
-    return {_camel(name): value for name, value in document.items()}
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(part.capitalize() for part in rest)
 
 
 def read_item(file: str) -> Document:

@@ -3,11 +3,12 @@
 import click
 
 from ambientctl import client as wire
+from ambientctl.camel import camel
 from ambientctl.cli import Verb, Verbs
 from ambientctl.client import Client, Document
 from ambientctl.clock import stamp
 from ambientctl.output import Cell, Column, Item, Screen, emit_list, put_json, screen_of
-from ambientctl.peerview import agreement, camel, key_cell, name_of, since
+from ambientctl.peerview import agreement, key_cell, name_of, since
 from ambientctl.status import Options
 from ambientctl.text import inert
 from ambientd.wire import exits, routes
@@ -82,7 +83,7 @@ def list_peers(options: Options) -> None:
 
 
 def _list(options: Options) -> None:
-    answer = camel(Client(options).get(routes.PEERS))
+    answer = camel(Client(options).get(routes.PEERS), as_is=("refused",))
     items = wire.rows(answer, "peers")
     extra = {key: value for key, value in answer.items() if key != "peers"}
     emit_list(options, routes.SCHEMA_PEERS, items, COLUMNS, extra | {"total": len(items)})
@@ -135,7 +136,7 @@ def untrust(options: Options, *, peer: str) -> int:
 
 
 def _told(options: Options, answer: Document, now: str, before: str) -> int:
-    answer = camel(answer)
+    answer = camel(answer, as_is=("refused",))
     if options.output != "table" and options.output != "wide":
         put_json({"schema": routes.SCHEMA_PEER_TRUST, "generatedAt": stamp(), **answer})
         return exits.DONE

@@ -1,7 +1,6 @@
 """`policy`: what may leave this node, and who said so."""
 
 import json
-import os
 import sys
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,6 +9,7 @@ import click
 
 from ambientctl import client as wire
 from ambientctl import term
+from ambientctl.camel import camel
 from ambientctl.cli import Verb, Verbs
 from ambientctl.client import Client, Document
 from ambientctl.clock import stamp
@@ -18,7 +18,7 @@ from ambientctl.policyview import COLUMNS, import_lines, policy_lines
 from ambientctl.status import Options
 from ambientctl.text import count, inert
 from ambientctl.trouble import CommandError
-from ambientctl.wholefile import need_free, whole_file
+from ambientctl.wholefile import need_free, put_all, whole_file
 from ambientd.wire import exits, routes
 
 LIMIT_MAX = 500
@@ -38,25 +38,6 @@ COUNTS = ("added", "replaced", "removed", "held", "kept", "refused")
 )
 def policy() -> None:
     """Egress policies: signed by an issuer of policy.issuers, kept on this node, in force also offline."""
-
-
-def camel(value: object) -> object:
-    """The daemon's snake_case keys as this program prints them."""
-    if isinstance(value, dict):
-        return {_camel_key(str(key)): camel(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [camel(inner) for inner in value]
-    return value
-
-
-def _camel_key(key: str) -> str:
-    first, *more = key.split("_")
-    return first + "".join(word.capitalize() for word in more)
-
-
-def _camel(document: Document) -> Document:
-    found = camel(document)
-    return found if isinstance(found, dict) else {}
 
 
 # --- reading
@@ -85,7 +66,7 @@ def list_policies(options: Options, *, state: str, query: str, limit: int, after
     if wide and options.output == "table":
         options.output = "wide"
     wishes = {"state": state, "q": query, "limit": str(limit), "after": after}
-    page = _camel(Client(options).get(routes.POLICIES, wishes))
+    page = camel(Client(options).get(routes.POLICIES, wishes))
     items = [{**item, **_flat(item)} for item in wire.rows(page, "rows")]
     following = wire.text(page, "next")
     extra: Document = {"total": wire.whole(page, "total")}
@@ -115,7 +96,7 @@ def _flat(item: Document) -> Document:
 @click.pass_obj
 def show(options: Options, policy_id: str) -> None:
     """One policy: what it allows, who issued it, how it came. ID may be any unique part at either end."""
-    found = _camel(Client(options).get(f"{routes.POLICIES}/{wire.segment(policy_id)}"))
+    found = camel(Client(options).get(f"{routes.POLICIES}/{wire.segment(policy_id)}"))
     if emit_document(options, {"schema": routes.SCHEMA_POLICY, "generatedAt": stamp(), **found}):
         return
     screen = screen_of(options)
@@ -167,10 +148,11 @@ def _verdict(client: Client, destination: str, given: dict[str, str | None]) -> 
     wishes = {key: value for key, value in given.items() if value is not None}
     wishes["destination"] = destination
     if "lease_id" not in wishes and "session_id" not in wishes:
-        return _camel(client.get(routes.POLICY_CHECK, wishes))
+        checked: Document = camel(client.get(routes.POLICY_CHECK, wishes))
+        return checked
     if "policy_id" in wishes:
         raise click.UsageError("A lease names its policy: give --policy, or --lease and --session.")
-    answer = _camel(client.post(routes.EGRESS_CHECK, dict(wishes)))
+    answer = camel(client.post(routes.EGRESS_CHECK, dict(wishes)))
     return {**answer, "reason": wire.text(answer, "code"), "message": wire.text(answer, "reason")}
 
 
@@ -202,9 +184,7 @@ def export(options: Options, file: str, *, force: bool) -> int:
     need_free(file, replace=force)
     try:
         with whole_file(file, replace=force) as descriptor:
-            view = memoryview(data)
-            while view:
-                view = view[os.write(descriptor, view) :]
+            put_all(descriptor, data)
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         raise CommandError(exits.STORAGE, f"Error: {inert(file)} cannot be written: {reason}.") from None
@@ -279,7 +259,7 @@ def _add_up(total: Document, answer: Document, part: list[Place]) -> None:
     for item in wire.rows(answer, "results"):
         place = wire.whole(item, "place")
         where = part[place].where if 0 <= place < len(part) else ""
-        total["results"].append({"where": where, **_camel(item)})
+        total["results"].append({"where": where, **camel(item)})
 
 
 def _parts(places: list[Place]) -> Iterator[list[Place]]:

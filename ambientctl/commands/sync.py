@@ -4,11 +4,12 @@ import click
 
 from ambientctl import client as wire
 from ambientctl import term
+from ambientctl.camel import camel
 from ambientctl.cli import Verb
 from ambientctl.client import Client, Document
 from ambientctl.clock import stamp
 from ambientctl.output import Column, Item, Screen, emit_list, put_json, screen_of
-from ambientctl.peerview import camel, key_cell, name_of, since
+from ambientctl.peerview import key_cell, name_of, since
 from ambientctl.status import Options
 from ambientctl.text import inert
 from ambientd.wire import exits, routes

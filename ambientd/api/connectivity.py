@@ -51,7 +51,6 @@ def node_routes(sources: NodeSources) -> tuple[Route, ...]:
             handler=node,
             summary="This node: what it is, its links, and what their state allows now.",
             answers={200: NodeView},
-            ready=False,
         ),
         Route(
             method="GET",
@@ -60,7 +59,6 @@ def node_routes(sources: NodeSources) -> tuple[Route, ...]:
             summary="The last beats of this process, the newest first.",
             query=_limit(HEARTBEATS_MAX),
             answers={200: HeartbeatsPage},
-            ready=False,
         ),
         Route(
             method="GET",

@@ -4,7 +4,7 @@ Checks run in one order and the first that fails answers: path, method, right to
 type, query, body. Equal requests get equal answers (R3.166).
 """
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -120,6 +120,40 @@ def _shape(segments: Iterable[str]) -> tuple[str, ...]:
     return tuple("{}" if part.startswith("{") else part for part in segments)
 
 
+class _Branch:
+    """Templates by their segments: a look at one segment after the other, however many routes there are."""
+
+    __slots__ = ("methods", "parameter", "words")
+
+    def __init__(self) -> None:
+        self.words: dict[str, _Branch] = {}
+        self.parameter: _Branch | None = None
+        self.methods: _Methods | None = None
+
+    def grow(self, shape: Sequence[str], methods: _Methods) -> None:
+        """Adds the methods of a template."""
+        branch = self
+        for part in shape:
+            if part == "{}":
+                if branch.parameter is None:
+                    branch.parameter = _Branch()
+                branch = branch.parameter
+            else:
+                branch = branch.words.setdefault(part, _Branch())
+        branch.methods = methods
+
+    def find(self, parts: Sequence[str], at: int = 0) -> _Methods | None:
+        """The methods of the template that these segments fit; a template is a few segments deep."""
+        if at == len(parts):
+            return self.methods
+        part = parts[at]
+        word = self.words.get(part)
+        found = None if word is None else word.find(parts, at + 1)
+        if found is None and part and self.parameter is not None:
+            found = self.parameter.find(parts, at + 1)
+        return found
+
+
 class RouteTable:
     """Routes by path. Refuses duplicates and malformed routes with ValueError: a defect found at start."""
 
@@ -128,7 +162,7 @@ class RouteTable:
         self.routes = tuple(routes)
         self._log_ins = log_ins
         self._exact: dict[str, _Methods] = {}
-        self._templates: dict[int, list[tuple[tuple[str, ...], _Methods]]] = {}
+        self._templates = _Branch()
         shapes: dict[tuple[str, ...], _Methods] = {}
         for route in self.routes:
             self._check(route)
@@ -137,7 +171,7 @@ class RouteTable:
             if methods is None:
                 methods = shapes[shape] = {}
                 if "{}" in shape:
-                    self._templates.setdefault(len(shape), []).append((shape, methods))
+                    self._templates.grow(shape, methods)
                 else:
                     self._exact[route.path] = methods
             if route.method in methods:
@@ -156,17 +190,9 @@ class RouteTable:
             )
 
     def find(self, path: str) -> _Methods | None:
-        """The methods of a path; an exact path wins over a template."""
+        """The methods of a path; an exact path wins over a template, and a word over a parameter."""
         methods = self._exact.get(path)
-        if methods is not None or not self._templates:
-            return methods
-        parts = path.split("/")[1:]
-        for shape, candidate in self._templates.get(len(parts), ()):
-            if all(
-                want == part or (want == "{}" and part != "") for want, part in zip(shape, parts, strict=True)
-            ):
-                return candidate
-        return None
+        return self._templates.find(path.split("/")[1:]) if methods is None else methods
 
 
 def _allow(methods: Mapping[str, Any]) -> str:

@@ -34,8 +34,12 @@ def build_identity(ground: "Ground") -> FileIdentity:
 class AuditPart:
     """Implements `app.autonomy.Part`."""
 
-    def __init__(self, ground: "Ground", identity: FileIdentity) -> None:
+    def __init__(
+        self, ground: "Ground", identity: FileIdentity, *, key_changed: Callable[[], None] = lambda: None
+    ) -> None:
+        """`key_changed` hears that the node has another key, or may use its own again."""
         self._ground = ground
+        self._tell_key_changed = key_changed
         self._identity = identity
         self._auditing = Auditing(
             store=ground.store,
@@ -72,6 +76,7 @@ class AuditPart:
 
     def _key_changed(self) -> None:
         self._service.retry()
+        self._tell_key_changed()
         self._ground.changed()
 
     def status(self, _now: datetime) -> AutonomyStatus:

@@ -142,7 +142,7 @@ class Autonomy:
         self._parts: tuple[Part, ...] = (
             self.connectivity,
             self.clock,
-            AuditPart(ground, self.identity),
+            AuditPart(ground, self.identity, key_changed=self.peers.key_changed),
             self.policies,
             self.leases,
             self.peers,

@@ -61,6 +61,7 @@ from ambientd.net.http_server import HttpServer, Limits
 from ambientd.net.tcp_socket import caller_of_tcp, port_of
 from ambientd.ports.clock import Clock
 from ambientd.ports.http import Application
+from ambientd.services.fleet_lookups import LookupsService
 from ambientd.services.fleet_reports import ReportsService
 from ambientd.services.fleet_sweeps import SweepsService
 from ambientd.services.supervise import supervise
@@ -152,6 +153,7 @@ class ControlPlane:
         rules = WorkRules(max_active=server.max_active_tasks)
         hashes = TokenHashes(outside.secrets)
         self.reports = ReportsService(self.store)
+        self.lookups = LookupsService(self.store)
         self.sweeps = SweepsService(
             build_sweeps(server, store=self.store, clock=self.clock, rules=rules),
             jitter=lambda: int.from_bytes(os.urandom(4)) / 2**32,
@@ -174,6 +176,7 @@ class ControlPlane:
             randomness=os.urandom,
             new_id=_uuid,
             rules=rules,
+            lookups=self.lookups,
         )
         self.registry = Registry(store=self.store, clock=self.clock, reports=self.reports, rules=rules)
         desk = LeaseDesk(
@@ -284,6 +287,7 @@ class ControlPlane:
             await outermost.start(self.store.run)
             async with trio.open_nursery() as services:
                 services.start_soon(supervise, "reports", self.reports.run, self._log)
+                services.start_soon(supervise, "lookups", self.lookups.run, self._log)
                 services.start_soon(self._run_when_ready)
                 # Whoever connects now waits in the kernel's queue: an ordinary start is over before a 503
                 # would help anybody.

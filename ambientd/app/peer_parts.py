@@ -18,6 +18,7 @@ from ambientd.core.rejection import Rejected, reject
 from ambientd.flows.peers import Trust
 from ambientd.flows.status import AutonomyStatus
 from ambientd.host.jitter import jitter
+from ambientd.host.links import own_ipv4
 from ambientd.ports.autonomy import ConnectivityView, NodeIdentity, PolicyItems, TrustedClock
 from ambientd.ports.errors import StoreError, UnavailableError
 from ambientd.ports.membership import ControlSync
@@ -131,6 +132,11 @@ class PeersPart:
         """The policy cache holds something else."""
         if self._service is not None:
             self._service.items_changed()
+
+    def key_changed(self) -> None:
+        """The node's key is another one, or may be used again."""
+        if self._service is not None:
+            self._service.key_changed()
 
     def links_changed(self) -> None:
         """The state of the node's links is another."""
@@ -277,7 +283,7 @@ class PeersPart:
     async def _discover(self) -> None:
         from ambientd.net.discovery import DnsSd
 
-        ears = DnsSd()
+        ears = DnsSd(own_ipv4)
         while True:
             try:
                 await ears.run(self._announcement, self._noticed, self._flooded)

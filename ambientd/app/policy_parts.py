@@ -6,50 +6,19 @@ from datetime import datetime
 from ambientd.api.policies import PolicyRoutes, policy_routes
 from ambientd.api.router import Route
 from ambientd.app.autonomy import Ground, Run
-from ambientd.core.connectivity import Action, may
+from ambientd.core.connectivity import Action
 from ambientd.core.policybundle import parse_issuer
 from ambientd.core.policytext import policy_problems
 from ambientd.flows.policies import PolicyDesk
 from ambientd.flows.policycache import PolicyCache
 from ambientd.flows.status import AutonomyStatus
 from ambientd.ports.autonomy import ConnectivityView, TrustedClock
-from ambientd.ports.clock import Clock
 from ambientd.services.bell import Bell
 from ambientd.services.policies import PolicyService
 from ambientd.wire.autonomy_messages import PolicyStatus
-from ambientd.wire.enums import Connectivity
 
 Agreement = Callable[[], tuple[int, int]]
 """How many peers are linked, and how many of them hold the same items."""
-
-
-class UnknownLinks:
-    """Implements `ports.autonomy.ConnectivityView` where nobody looks after the links: fails closed."""
-
-    @property
-    def state(self) -> Connectivity:
-        """Unknown, for ever."""
-        return Connectivity.UNKNOWN
-
-    def may(self, action: Action) -> bool:
-        """What is allowed before the first probe."""
-        return may(Connectivity.UNKNOWN, action)
-
-
-class WallClock:
-    """Implements `ports.autonomy.TrustedClock` by the wall clock alone, believed as it is."""
-
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
-
-    def now(self) -> datetime:
-        """The wall clock's instant."""
-        return self._clock.now()
-
-    @property
-    def doubt(self) -> str | None:
-        """Never any."""
-        return None
 
 
 class PolicyPart:
@@ -59,17 +28,17 @@ class PolicyPart:
         self,
         ground: Ground,
         *,
-        links: ConnectivityView | None = None,
-        clock: TrustedClock | None = None,
+        links: ConnectivityView,
+        clock: TrustedClock,
+        agreement: Agreement,
         more_issuers: Callable[[], Collection[bytes]] = tuple,
-        agreement: Agreement = lambda: (0, 0),
         network: Callable[[], str] | None = None,
     ) -> None:
         """`more_issuers` are keys that the control plane vouches for, beside those of the configuration;
         `network` is the one whose items count, that of the configuration without it."""
         self._ground = ground
-        self._links = links or UnknownLinks()
-        self._clock = clock or WallClock(ground.clock)
+        self._links = links
+        self._clock = clock
         self._more_issuers = more_issuers
         self._agreement = agreement
         config = ground.config().policy

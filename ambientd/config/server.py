@@ -94,13 +94,6 @@ class ServerConfig:
     refresh_lifetime: float = setting(
         30 * _DAY, doc="How long a refresh token is good.", kind=DURATION, minimum=300, maximum=365 * _DAY
     )
-    join_lifetime: float = setting(
-        3600.0,
-        doc="How long a join token is good, unless it is made with another time.",
-        kind=DURATION,
-        minimum=60,
-        maximum=30 * _DAY,
-    )
     auth_rpm: int = setting(10, doc=f"{_RPM}: log-in and registration of accounts.", minimum=1)
     auth_burst: int = setting(3, doc="How many of those at once.", minimum=1)
     node_rpm: int = setting(20, doc=f"{_RPM}: registration and listing of nodes.", minimum=1)

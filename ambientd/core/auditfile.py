@@ -12,11 +12,15 @@ import msgspec
 from ambientd.core.audit import BEGINNING, Break, Place, StoredRecord, Walk
 from ambientd.core.auditcheck import judge
 from ambientd.core.ed25519 import show_key
-from ambientd.core.identity import parse_rollover, vouched
+from ambientd.core.identity import CHAIN_MAX, parse_rollover, vouched
 from ambientd.wire.audit_routes import SCHEMA_AUDIT_EXPORT
 
 FORMAT = SCHEMA_AUDIT_EXPORT
 LINE_MAX = 4 * 1024 * 1024
+# An export may be anybody's file, and these are remembered to its end; keys are followed no farther anyway.
+ROLLOVERS_MAX = CHAIN_MAX
+SIGNERS_MAX = ROLLOVERS_MAX + 1
+STATEMENT_MAX = 4_096  # characters; a statement has some hundreds
 _encoder = msgspec.json.Encoder()
 
 
@@ -143,7 +147,7 @@ class ExportCheck:
             return self._begin(line)
         match line.type:
             case "rollover":
-                self._rollovers.append(line.statement)
+                return self._rollover(line)
             case "record":
                 return self._record(line)
             case "checkpoint":
@@ -162,6 +166,15 @@ class ExportCheck:
         place = Place(line.pruned_seq, line.pruned_hash)
         self._walk = Walk(place)
         self._hashes = {place.seq: place.hash}
+        return None
+
+    def _rollover(self, line: Line) -> Break | None:
+        wanted = self._walk.place.seq + 1
+        if len(self._rollovers) >= ROLLOVERS_MAX:
+            return Break(wanted, f"there are more than {ROLLOVERS_MAX} rollover lines, which no export has")
+        if len(line.statement) > STATEMENT_MAX:
+            return Break(wanted, f"a rollover line has more than {STATEMENT_MAX} characters")
+        self._rollovers.append(line.statement)
         return None
 
     def _record(self, line: Line) -> Break | None:
@@ -188,6 +201,8 @@ class ExportCheck:
             line.note, seq=line.seq, hashes=self._hashes, head=self._walk.place.seq, keys=frozenset()
         )
         if verdict.bad is None and verdict.signer is not None:
+            if verdict.signer not in self.signers and len(self.signers) >= SIGNERS_MAX:
+                return Break(line.seq, f"checkpoints are signed by more than {SIGNERS_MAX} keys")
             self.checkpoints += 1
             self.signers[verdict.signer] = line.seq
         return verdict.bad

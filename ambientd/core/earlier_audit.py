@@ -11,6 +11,7 @@ from collections.abc import Iterable
 import msgspec
 
 from ambientd.core.audit import Break
+from ambientd.core.canonical import UNREADABLE
 
 GENESIS = "GENESIS"
 _NUMBER_LIMIT = 2**64
@@ -44,7 +45,7 @@ def is_earlier(line: bytes) -> bool:
     """Whether a line is a record of this form."""
     try:
         msgspec.json.decode(line, type=EarlierRecord)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return False
     return True
 
@@ -61,7 +62,7 @@ class EarlierCheck:
         number = self.records + 1
         try:
             record = msgspec.json.decode(line, type=EarlierRecord)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return Break(number, f"line {number} is no record, or was torn")
         if record.prev_hash != self._head:
             return Break(number, f"line {number} does not follow on the one before")

@@ -30,6 +30,12 @@ def parse_key(text: str) -> bytes | None:
     return key if is_sound(key) else None
 
 
+def parse_seed(text: str) -> bytes | None:
+    """The seed in the text of a private key, 64 hexadecimal digits; None when it is anything else."""
+    is_seed = len(text) == 2 * KEY_BYTES and set(text) <= set("0123456789abcdef")
+    return bytes.fromhex(text) if is_seed else None
+
+
 @functools.lru_cache(maxsize=_KEYS_REMEMBERED)
 def is_sound(key: bytes) -> bool:
     """Whether a public key is a canonical point of the main subgroup (no small order)."""
@@ -52,9 +58,12 @@ def sign(seed: bytes, message: bytes) -> bytes:
     return crypto_sign(message, crypto_sign_seed_keypair(seed)[1])[:SIGNATURE_BYTES]
 
 
-def verify(key: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether the signature is the key's over exactly this message. Never raises."""
-    if len(signature) != SIGNATURE_BYTES or not is_sound(key):
+def verify(key: bytes, message: bytes, signature: bytes, *, sound: bool = False) -> bool:
+    """Whether the signature is the key's over exactly this message. Never raises.
+
+    `sound`: the key was found sound before it was stored; looking again would take as long as the signature.
+    """
+    if len(signature) != SIGNATURE_BYTES or not (sound or is_sound(key)):
         return False
     crypto_sign_open, bad_signature = _opener()
     try:

@@ -67,6 +67,8 @@ class DialBook:
         self._longest = min(longest, LONGEST_PAUSE_SEC)
         self._entries = {address: _Entry(due=now) for address in static}
         self._hosts: dict[str, float] = {}
+        self._found: dict[str, int] = {}  # by host, how many of its addresses were found
+        self._full_until = 0.0
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -80,21 +82,29 @@ class DialBook:
             return True
         if not _is_near(address.host) or len(hint) != HINT_DIGITS or not 0 < address.port < 65536:
             return False
-        found = [other for other, kept in self._entries.items() if kept.is_found]
-        if sum(other.host == address.host for other in found) >= FOUND_PER_HOST:
+        if self._found.get(address.host, 0) >= FOUND_PER_HOST:
             return False
-        if len(found) >= FOUND_MAX and not self._forget_oldest(found, now):
+        if sum(self._found.values()) >= FOUND_MAX and not self._forget_oldest(now):
             return False
         self._entries[address] = _Entry(due=now + self._jitter() * HURRY_SPREAD_SEC, hint=hint, noted=now)
+        self._found[address.host] = self._found.get(address.host, 0) + 1
         return True
 
-    def _forget_oldest(self, found: Collection[PeerAddress], now: float) -> bool:
+    def _forget_oldest(self, now: float) -> bool:
         """Makes room by what was not heard of for longest; what is linked or fresh stays."""
-        idle = [address for address in found if not self._entries[address].busy]
+        if now < self._full_until:
+            return False
+        idle = [address for address, entry in self._entries.items() if entry.is_found and not entry.busy]
         oldest = min(idle, key=lambda address: self._entries[address].noted, default=None)
-        if oldest is None or self._entries[oldest].noted > now - FOUND_FORGOTTEN_SEC:
+        heard = now if oldest is None else self._entries[oldest].noted
+        if oldest is None or heard > now - FOUND_FORGOTTEN_SEC:
+            # A flood is not worth looking through the table for each of what it brings.
+            self._full_until = min(heard + FOUND_FORGOTTEN_SEC, now + FOUND_PAUSE_SEC)
             return False
         del self._entries[oldest]
+        self._found[oldest.host] -= 1
+        if not self._found[oldest.host]:
+            del self._found[oldest.host]
         return True
 
     def take(

@@ -29,13 +29,11 @@ def parse_rfc3339(text: str) -> datetime:
     day, minute, second, fraction, _z, sign, hours, minutes = found.groups()
     leap = second == "60"
     at = datetime.fromisoformat(f"{day}T{minute}:{'59' if leap else second}+00:00")
-    at += timedelta(seconds=int(leap), microseconds=int((fraction or "")[:6].ljust(6, "0")))
-    if sign is None:
-        return at
-    if int(hours) > 23 or int(minutes) > 59:
+    if int(hours or 0) > 23 or int(minutes or 0) > 59:
         raise ValueError("an offset of a day or more")
-    offset = timedelta(hours=int(hours), minutes=int(minutes))
+    offset = timedelta(hours=int(hours or 0), minutes=int(minutes or 0))
     try:
+        at += timedelta(seconds=int(leap), microseconds=int((fraction or "")[:6].ljust(6, "0")))
         return at - offset if sign == "+" else at + offset
     except OverflowError:
         raise ValueError("outside the years 1 to 9999") from None

@@ -7,6 +7,9 @@ from ipaddress import ip_address
 
 FIRST_PAUSE_SEC = 1.0
 LONGEST_PAUSE_SEC = 300.0
+# Of one address, at once and then a second: a handshake costs milliseconds, and who leaves politely before it
+# has proved anything has done nothing wrong otherwise. Some nodes may share an address.
+VISITS_AT_ONCE, VISITS_PER_SEC = 60.0, 2.0
 # Many more than a LAN has; a flood of addresses pushes out the oldest, which costs them their waiting time.
 ADDRESSES_MAX = 256
 # Of IPv6 a host has a whole network of addresses to itself.
@@ -21,15 +24,26 @@ class Turnstile:
         self._most = per_address
         self._inside: dict[str, int] = {}
         self._offences: OrderedDict[str, tuple[int, float]] = OrderedDict()
+        self._visits: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def admit(self, address: str, now: float) -> bool:
         """Whether another stranger from an address is heard; if so, `leave` must follow."""
         source = source_of(address)
         _, until = self._offences.get(source, (0, 0.0))
-        if now < until or self._inside.get(source, 0) >= self._most:
+        if now < until or self._inside.get(source, 0) >= self._most or not self._may_visit(source, now):
             return False
         self._inside[source] = self._inside.get(source, 0) + 1
         return True
+
+    def _may_visit(self, source: str, now: float) -> bool:
+        """Whether a source has not been here too often; counts the visit if so."""
+        left, at = self._visits.pop(source, (VISITS_AT_ONCE, now))
+        left = min(VISITS_AT_ONCE, left + max(0.0, now - at) * VISITS_PER_SEC)
+        admitted = left >= 1.0
+        self._visits[source] = (left - admitted, now)
+        while len(self._visits) > ADDRESSES_MAX:
+            self._visits.popitem(last=False)
+        return admitted
 
     def leave(self, address: str) -> None:
         """One that was admitted is no stranger any more, or gone."""
@@ -55,6 +69,7 @@ class Turnstile:
     def forgive(self) -> None:
         """Nobody has to wait any more."""
         self._offences.clear()
+        self._visits.clear()
 
     @property
     def waiting(self) -> int:

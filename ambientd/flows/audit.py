@@ -24,6 +24,7 @@ from ambientd.core.rejection import Rejected, reject
 from ambientd.core.timefmt import parse_rfc3339, rfc3339_ms
 from ambientd.ports.audit import CheckpointFile
 from ambientd.ports.clock import Clock
+from ambientd.ports.errors import UnavailableError
 from ambientd.ports.identity import IdentityControl
 from ambientd.ports.store import Store, Transaction
 from ambientd.wire.audit_messages import (
@@ -228,8 +229,14 @@ def _judge_note(tx: Transaction, note: str, head: int, keys: Collection[bytes]) 
 
 
 async def verify(auditing: Auditing, start: Place, *, rows: int) -> Stretch:
-    """One stretch of a verification. Raises what `Store.read` raises, and OSError."""
-    note, identity = await auditing.file.read(), auditing.identity
+    """One stretch of a verification. Raises what `Store.read` raises, and UnavailableError while the file of
+    the checkpoint cannot be read."""
+    identity = auditing.identity
+    try:
+        note = await auditing.file.read()
+    except OSError as error:
+        why = (error.strerror or type(error).__name__).lower()
+        raise UnavailableError(f"the file of the last checkpoint cannot be read: {why}") from None
 
     def work(tx: Transaction) -> Stretch:
         return verify_stretch(tx, start, keys=own_keys(tx, identity.known_key), rows=rows, file_note=note)
@@ -263,9 +270,16 @@ class Look(NamedTuple):
     acknowledged: int
 
 
-def look(tx: Transaction, file_note: str | None, identity: IdentityControl) -> Look:
-    """Holds the newest checkpoint of the table and the one of the file against the records they sign."""
+def look(
+    tx: Transaction, file_note: str | None, identity: IdentityControl, *, opened: int | None = None
+) -> Look:
+    """Holds the newest checkpoint of the table and the one of the file against the records they sign.
+
+    `opened` is where the chain ended before this process wrote to it: what it has appended since does not
+    stand in for records that were missing by then.
+    """
     state, head = tx.audit.state(), tx.audit.head().seq
+    head = head if opened is None else min(head, opened)
     newest = tx.audit.newest_checkpoint()
     notes = [note for note in (file_note, newest[1] if newest else None) if note is not None]
     current = identity.known_key if notes else None  # the key's library is loaded where it is needed

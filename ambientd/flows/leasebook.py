@@ -94,6 +94,12 @@ class LeaseBook:
         for row in rows:
             self.add(row)
 
+    def forget(self) -> None:
+        """What is active is read anew at the next `ensure`; who still holds one of before is told that it has
+        ended."""
+        self._live.clear()
+        self._loaded = False
+
     def _lost(self, tx: Transaction) -> Callable[[Transaction], None] | None:
         """What to write when this database does not know all leases that were used: it stands for a damaged
         one, or was put back from a backup. None when it does."""

@@ -105,6 +105,7 @@ class Leases:
         self._policies = policies
         self._changed = changed
         self._wake = wake
+        self._closed = False
 
     # --- activating
 
@@ -241,7 +242,8 @@ class Leases:
             known[0] = tx.leases.is_revoked(jti, item.issuer)
             if not known[0] and tx.leases.count_revocations() >= KEPT_MAX and not ending:
                 return Refusal("full")
-            tx.leases.revoke(jti, item.issuer, found.issued_at, at)
+            # Kept from now on at least: the issuer's clock may stand in 1970.
+            tx.leases.revoke(jti, item.issuer, max(found.issued_at, time.earliest_ms), at)
             for one in ending:
                 one.write(tx, at, actor)
             detail = {"issuer": show_key(item.issuer), "active": bool(ending)}
@@ -303,9 +305,17 @@ class Leases:
             await self._store.write(lambda tx: _forget(tx, time))
         return self._next(time)
 
+    def open(self) -> None:
+        """At a start, also one after `close`: what was closed and is still active, is so again, with what was
+        kept of it."""
+        if self._closed:
+            self._closed = False
+            self.book.forget()
+
     async def close(self) -> None:
         """At an orderly end: nothing is allowed any more, and what was used is kept as it is. Raises as
         `Store` does; then what was accounted for counts as used."""
+        self._closed = True
         time = self.book.time.look()
         figures = []
         for live in self.book:

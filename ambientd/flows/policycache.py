@@ -14,6 +14,7 @@ import msgspec
 
 from ambientd.core.connectivity import Action
 from ambientd.core.destination import host_keys
+from ambientd.core.idlebook import IdleBook
 from ambientd.core.policy import Policy, Tombstone, Verdict, judge, parse_body, read_destination
 from ambientd.core.policymerge import (
     UNKNOWN,
@@ -32,7 +33,7 @@ from ambientd.core.records import AuditEntry
 from ambientd.core.rejection import Rejected
 from ambientd.core.signeditem import SignedItem
 from ambientd.core.text import printable
-from ambientd.core.timefmt import parse_rfc3339, rfc3339_ms, to_ms
+from ambientd.core.timefmt import from_ms, parse_rfc3339, rfc3339_ms, to_ms
 from ambientd.ports.autonomy import ConnectivityView, Merge, TrustedClock
 from ambientd.ports.store import Store, Transaction
 
@@ -41,6 +42,10 @@ AUDITED_IDS_MAX = 20  # named in one audit record; all are counted
 # One transaction; what is more waits, so that no writer waits long behind it.
 SWEEP_MAX = 500
 ITEMS_MAX = 5000  # of one call: more come in several
+# Of imports of one peer that changed nothing so many are recorded at once, then one in that time: a peer that
+# brings what is refused, or known, as fast as it can must not fill the chain. All are counted.
+IDLE_AT_ONCE, IDLE_EVERY_MS = 60, 60_000
+IDLE_SENDERS_MAX = 1024  # as many as can be trusted
 _CHANGED, _GENERATION = "policies.changed_at", "policies.generation"
 _CHANGES = (Outcome.ADDED, Outcome.REPLACED, Outcome.REMOVED, Outcome.HELD)
 
@@ -99,6 +104,8 @@ class PolicyCache:
         self._changed = changed
         self._stale = stale
         self._ids: frozenset[bytes] = frozenset()
+        self._idle = IdleBook(at_once=IDLE_AT_ONCE, every_ms=IDLE_EVERY_MS, senders=IDLE_SENDERS_MAX)
+        self._gone = 0  # how many of those that are loaded are not among the ids
         self._loaded = _Loaded(-1, [], array("q"), Facts(totals=PolicyTotals()))
 
     @property
@@ -110,12 +117,11 @@ class PolicyCache:
 
     def ids(self) -> frozenset[bytes]:
         """Ids of the items that peers are told of, without those that have expired."""
-        loaded, now = self._loaded, self._now()
-        if loaded.expiries and loaded.expiries[0] <= now:
-            gone = bisect_right(loaded.expiries, now)
-            del loaded.ids[:gone]
-            del loaded.expiries[:gone]
-            self._ids = frozenset(loaded.ids)
+        loaded = self._loaded
+        # Counted anew each time: a wall clock that was wrong may say that they are valid again.
+        gone = bisect_right(loaded.expiries, self._now())
+        if gone != self._gone:
+            self._ids, self._gone = frozenset(loaded.ids[gone:]), gone
         return self._ids
 
     @property
@@ -135,6 +141,9 @@ class PolicyCache:
 
     def _now(self) -> int:
         return to_ms(self._clock.now())
+
+    def _reached(self) -> int:
+        return to_ms(self._clock.reached())
 
     # --- for peers
 
@@ -158,10 +167,12 @@ class PolicyCache:
         `first` is done in the same transaction, before the items; of a dry run it alone is kept.
         """
         merge = _Merging(Way.PEER, printable(sender)[:SENDER_MAX], decides=False, dry_run=dry_run)
-        reports = await self._merge(items, merge, first)
+        reports, recorded = await self._merge(items, merge, first)
         refused = tuple((one.item_id.hex(), one.code) for one in reports if one.outcome is Outcome.REFUSED)
         added = sum(one.outcome is Outcome.ADDED for one in reports)
-        return Merge(added=added, kept=len(reports) - added - len(refused), refused=refused)
+        return Merge(
+            added=added, kept=len(reports) - added - len(refused), refused=refused, recorded=recorded
+        )
 
     # --- for the control plane and operators
 
@@ -173,7 +184,7 @@ class PolicyCache:
         if not self._links.may(Action.WRITE_POLICIES):
             return self.read_only()
         merge = _Merging(Way.CONTROL_PLANE, actor[:SENDER_MAX], decides=True, dry_run=dry_run)
-        return await self._merge(items, merge)
+        return (await self._merge(items, merge))[0]
 
     async def bring(
         self, items: Sequence[SignedItem], *, actor: str, dry_run: bool = False
@@ -182,7 +193,7 @@ class PolicyCache:
         policies are added, and what would change others is held."""
         decides = self._links.may(Action.WRITE_POLICIES)
         merge = _Merging(Way.OPERATOR, actor[:SENDER_MAX], decides=decides, dry_run=dry_run)
-        return await self._merge(items, merge)
+        return (await self._merge(items, merge))[0]
 
     @property
     def may_change(self) -> bool:
@@ -252,13 +263,13 @@ class PolicyCache:
 
     async def load(self) -> None:
         """Reads ids and figures; what is in memory already stays when it is newer."""
-        now, issuers = self._now(), self._issuers()
+        now, reached, issuers = self._now(), self._reached(), self._issuers()
 
         def work(tx: Transaction) -> _Loaded:
             ids: list[bytes] = []
             expiries = array("q")
             for item_id, not_after in tx.policies.exposed(issuers):
-                if not_after > now:
+                if not_after > reached:
                     ids.append(item_id)
                     expiries.append(not_after)
             changed = tx.settings.get(_CHANGED)
@@ -270,14 +281,14 @@ class PolicyCache:
 
         loaded = await self._store.read(work)
         if loaded.generation >= self._loaded.generation:
-            self._loaded, self._ids = loaded, frozenset(loaded.ids)
+            self._loaded, self._ids, self._gone = loaded, frozenset(loaded.ids), 0
             self._changed()
 
     async def sweep(self) -> int:
-        """Drops what has expired; what was held behind it takes its place. Returns how many policies were
-        looked at; when it is `SWEEP_MAX`, more wait."""
-        at, issuers = self._clock.now(), self._issuers()
-        now = to_ms(at)
+        """Drops what has certainly expired; what was held behind it takes its place.
+
+        Returns how many policies were looked at; when it is `SWEEP_MAX`, more wait."""
+        at, issuers, now = self._clock.now(), self._issuers(), self._reached()
 
         def work(tx: Transaction) -> int:
             due = tx.policies.due(now, SWEEP_MAX)
@@ -308,32 +319,35 @@ class PolicyCache:
         items: Sequence[SignedItem],
         merge: "_Merging",
         first: Callable[[Transaction], None] | None = None,
-    ) -> list[ItemReport]:
+    ) -> tuple[list[ItemReport], bool]:
+        """What became of each item, and whether the audit has a record of it."""
         if len(items) > ITEMS_MAX:
             raise ValueError(f"more than {ITEMS_MAX} items in one call")
         at, issuers = self._clock.now(), self._issuers()
         trust = Trust(
             network=self._network, issuers=issuers, now=to_ms(at), doubt=self._clock.doubt is not None
         )
+        reached = self._reached()
         # Signatures take their time: in a reader's thread, not in the loop and not in the writer.
         examined = await self._store.read(lambda _: _examined(items, trust))
         allowed = merge.decides or self._links.may(Action.ADD_POLICIES)
+        recorded: list[bool] = []
 
         def work(tx: Transaction) -> list[ItemReport]:
             if first is not None and not merge.dry_run:
                 first(tx)
-            board = _Board(tx, trust, merge, self._max_items)
+            board = _Board(tx, trust, merge, reached=reached, max_items=self._max_items)
             board.load(examined)
             reports = [board.place(item_id, one, allowed=allowed) for item_id, one in board.ordered(examined)]
             if not merge.dry_run:
                 board.save(at)
-                self._note(tx, merge.kind(reports), at, actor=merge.actor, detail=merge.detail(reports))
+                recorded.append(self._record(tx, merge, reports, trust, reached))
             return board.in_order_of(examined, reports)
 
         if merge.dry_run:
             if first is not None:
                 await self._store.write(first)
-            return await self._store.read(work)
+            return await self._store.read(work), True
         changes = False
         try:
             reports = await self._store.write(work)
@@ -344,7 +358,21 @@ class PolicyCache:
         finally:
             if changes:  # committed, but not read again: cancelled, or the store failed in between
                 self._stale()
-        return reports
+        return reports, recorded[0]
+
+    def _record(
+        self, tx: Transaction, merge: "_Merging", reports: Sequence[ItemReport], trust: Trust, reached: int
+    ) -> bool:
+        """Tells the audit, unless a peer brings nothing so often that it is only counted."""
+        detail = merge.detail(reports)
+        if merge.way is Way.PEER:
+            idle = not any(report.outcome in _CHANGES for report in reports)
+            before = self._idle.note(merge.sender, reached, idle=idle)
+            if before is None:
+                return False
+            detail |= {"unrecorded": before} if before else {}
+        self._note(tx, merge.kind(reports), from_ms(trust.now), actor=merge.actor, detail=detail)
+        return True
 
     def _note(
         self, tx: Transaction, kind: str, at: datetime, *, actor: str, detail: dict[str, object]
@@ -407,8 +435,12 @@ def _examined(items: Sequence[SignedItem], trust: Trust) -> list[_Examined]:
 class _Board:
     """The policies that one call touches, before and after."""
 
-    def __init__(self, tx: Transaction, trust: Trust, merge: _Merging, max_items: int) -> None:
+    def __init__(
+        self, tx: Transaction, trust: Trust, merge: _Merging, *, reached: int, max_items: int
+    ) -> None:
+        """`reached`: what had expired by then (ms) makes room; a clock in doubt overwrites nothing."""
         self._tx = tx
+        self._reached = reached
         self._trust = trust
         self._merge = merge
         self._max_items = max_items
@@ -419,7 +451,7 @@ class _Board:
     def load(self, examined: Sequence[_Examined]) -> None:
         names = {one.content.id for _, one in examined if isinstance(one, Candidate)}
         found = self._tx.policies.known(sorted(names), self._trust.issuers)
-        self._known = {name: settle(found.get(name, UNKNOWN), self._trust.now) for name in names}
+        self._known = {name: settle(found.get(name, UNKNOWN), self._reached) for name in names}
 
     def ordered(self, examined: Sequence[_Examined]) -> list[_Examined]:
         """Who only adds brings the highest revision first, so that it is the one that takes force; who

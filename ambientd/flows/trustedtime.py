@@ -71,6 +71,10 @@ class KeptTime:
         """The instant to hold expiry against: the later of wall clock and high-water mark."""
         return from_ms(min(self.look().now_ms, _LATEST_MS))
 
+    def reached(self) -> datetime:
+        """The instant that has certainly been reached."""
+        return from_ms(min(self.look().earliest_ms, _LATEST_MS))
+
     @property
     def doubt(self) -> str | None:
         """Why the wall clock is not believed at the moment, in words; None when it is."""

@@ -18,6 +18,7 @@ from ambientd.core.backup import (
     Member,
     read_manifest,
 )
+from ambientd.host.private_file import sync_folder
 from ambientd.ports.backup import Progress
 
 _PIECE = 4 * 1024 * 1024
@@ -49,7 +50,7 @@ def write_whole(
         with suppress(OSError):
             os.unlink(partial)
         raise
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _need_free(path: str, *, replace: bool) -> None:
@@ -177,11 +178,3 @@ def _manifest(tar: tarfile.TarFile, infos: dict[str, tarfile.TarInfo]) -> Manife
     if any(size > SMALL_MAX for name, size in wanted.items() if name != DATABASE):
         raise BackupError("its configuration is larger than any configuration is")
     return found
-
-
-def _sync_folder(folder: str) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

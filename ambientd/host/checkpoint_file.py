@@ -4,6 +4,7 @@ Somebody who cuts the table without knowing of it is found out by it; so is a da
 """
 
 import os
+import stat
 from functools import partial
 from pathlib import Path
 
@@ -41,8 +42,11 @@ class DiskCheckpointFile:
 
 
 def read_checkpoint(path: Path) -> str | None:
-    """The note at a path; None when there is no file. Blocks. Raises OSError."""
+    """The note at a path, empty when something else than a file is there; None when nothing is. Blocks.
+    Raises OSError."""
     try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            return ""
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None

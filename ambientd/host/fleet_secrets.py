@@ -1,11 +1,11 @@
 """Where the control plane's secrets lie: systemd credentials, private files, or variables of their names."""
 
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
 from ambientd.core.fleet.secrets import SecretName
+from ambientd.host.private_file import make_private
 from ambientd.host.secrets import SecretError, find_secret
 
 FOLDER = "secrets"
@@ -45,35 +45,4 @@ def make_fleet_secrets(state_dir: Path) -> list[SecretName]:
     """
     folder = state_dir / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    made = [name for name in SecretName if make_private(folder / name.value, os.urandom(_BYTES).hex() + "\n")]
-    _sync(folder)
-    return made
-
-
-def make_private(path: Path, text: str) -> bool:
-    """A private file with this text, whole or not at all; False when something has that name.
-
-    Raises OSError.
-    """
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(fd, "wb") as file:
-            os.fchmod(file.fileno(), stat.S_IRUSR | stat.S_IWUSR)
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(draft, path)  # unlike a rename it never replaces
-    except FileExistsError:
-        return False
-    finally:
-        os.unlink(draft)
-    return True
-
-
-def _sync(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    return [name for name in SecretName if make_private(folder / name.value, os.urandom(_BYTES).hex())]

@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from ambientd.host.fleet_secrets import FOLDER, make_private
+from ambientd.core.ed25519 import KEY_BYTES, parse_seed
+from ambientd.host.fleet_secrets import FOLDER
+from ambientd.host.private_file import make_private
 from ambientd.host.secrets import SecretError, find_secret
 
 POLICY_KEY, LEASE_KEY = "ISSUER_KEY", "LEASE_ISSUER_KEY"
-_SEED_BYTES = 32
 
 
 class IssuerKeys(NamedTuple):
@@ -31,19 +32,11 @@ def find_issuer_keys(state_dir: Path, environ: Mapping[str, str]) -> tuple[Issue
             problems += [f"{name}: {problem}" for problem in error.problems]
             found.append(None)
             continue
-        seed = None if secret is None else _seed(secret.reveal())
+        seed = None if secret is None else parse_seed(secret.reveal())
         if secret is not None and seed is None:
             problems.append(f"{name} is no private key (64 hexadecimal digits)")
         found.append(seed)
     return IssuerKeys(*found), problems
-
-
-def _seed(text: str) -> bytes | None:
-    try:
-        seed = bytes.fromhex(text)
-    except ValueError:
-        return None
-    return seed if len(seed) == _SEED_BYTES else None
 
 
 def make_issuer_keys(state_dir: Path) -> list[str]:
@@ -54,4 +47,4 @@ def make_issuer_keys(state_dir: Path) -> list[str]:
     folder = state_dir / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     names = (POLICY_KEY, LEASE_KEY)
-    return [name for name in names if make_private(folder / name, os.urandom(_SEED_BYTES).hex() + "\n")]
+    return [name for name in names if make_private(folder / name, os.urandom(KEY_BYTES).hex())]

@@ -96,6 +96,19 @@ def _ifconf(sock: socket.socket) -> bytes:
     return buffer.raw[:size]
 
 
+def own_ipv4() -> list[str]:
+    """The IPv4 addresses of this machine on its links, in the kernel's order; none when it does not tell.
+    Blocks for less than a millisecond, rarely for longer."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            ifreqs = _ifconf(sock)
+    except OSError:
+        return []
+    places = range(_NAME_MAX + 4, len(ifreqs) - _IFREQ + _NAME_MAX + 5, _IFREQ)
+    packed = (ifreqs[place : place + 4] for place in places)
+    return [socket.inet_ntoa(one) for one in packed if not one.startswith((b"\x7f", b"\0"))]
+
+
 def addresses_v4(ifreqs: bytes) -> Addresses:
     """What an array of `struct ifreq` says; a label (`eth0:1`) counts for its interface."""
     found: Addresses = {}

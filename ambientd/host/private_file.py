@@ -7,15 +7,20 @@ from pathlib import Path
 _PRIVATE = 0o600
 
 
-def make_private(path: Path, text: str) -> None:
-    """A new file; one that is there, or that another process makes meanwhile, stays. Raises OSError."""
-    draft = _write_draft(path, text)
+def make_private(path: Path, text: str) -> bool:
+    """A new file; False when there is one, or another process makes one meanwhile: that stays.
+
+    Raises OSError.
+    """
+    draft, made = _write_draft(path, text), False
     try:
         with suppress(FileExistsError):
-            os.link(draft, path)
+            os.link(draft, path)  # unlike a rename it never replaces
+            made = True
     finally:
         os.unlink(draft)
     sync_folder(path.parent)
+    return made
 
 
 def replace_private(path: Path, text: str) -> None:
@@ -50,7 +55,7 @@ def _write_draft(path: Path, text: str) -> Path:
     return draft
 
 
-def sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path | str) -> None:
     """Makes names in a folder durable. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

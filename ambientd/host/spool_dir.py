@@ -13,6 +13,7 @@ from typing import Any
 
 from ambientd.core.pruning import Kept, group
 from ambientd.core.spool import Refusal, is_candidate
+from ambientd.host.private_file import sync_folder
 from ambientd.host.threads import RunSync, run_in_thread
 from ambientd.ports.spool import BLOCKED, DONE, REJECTED, RUNNING, Scan
 
@@ -111,7 +112,7 @@ class DiskSpool:
             kind, document = note
             _write_durably(folder / _note_name(final, kind), document)
         os.rename(self._inbox / (source or "") / name, folder / final)
-        _sync_folder(folder)
+        sync_folder(folder)
         return final
 
     async def kept(self, folder: str) -> tuple[Kept, ...]:
@@ -183,11 +184,3 @@ def _write_durably(path: Path, document: Mapping[str, Any]) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

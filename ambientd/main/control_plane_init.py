@@ -42,6 +42,7 @@ from ambientd.main.fleet_start import (
 )
 from ambientd.ports.errors import Rejected, StoreError, UnavailableError
 from ambientd.ports.fleet.store import FleetStore
+from ambientd.services.fleet_lookups import LookupsService
 from ambientd.wire import exits
 
 SCHEMA = "ambient.control-plane-init/1"
@@ -240,6 +241,7 @@ class _Setting:
             randomness=os.urandom,
             new_id=_uuid,
             rules=WorkRules(max_active=config.server.max_active_tasks),
+            lookups=LookupsService(store),
         )
 
     async def add(self, options: argparse.Namespace, password: str | None) -> "_Made | _FailedError":

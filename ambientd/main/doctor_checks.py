@@ -454,10 +454,6 @@ def _check_power(scene: Scene) -> Finding:
     return doctor.judge_power(power, [meter.problem for meter in reading.power if meter.problem])
 
 
-def _absent(what: str) -> Callable[[Scene], Finding]:
-    return lambda _scene: skip(what)
-
-
 ALL: Mapping[str, Callable[[Scene], Finding]] = {
     "config.valid": _check_config,
     "files.private": _check_files,

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -15,13 +14,12 @@ from ambientd.core.lease import Content, Lease, Revocation, build_item
 from ambientd.core.text import printable
 from ambientd.core.timefmt import from_ms, parse_rfc3339, rfc3339_ms, to_ms
 from ambientd.host.clock import SystemClock
-from ambientd.host.secrets import SecretError, read_secret_file
 from ambientd.main.config_print import complain
+from ambientd.main.issuer_key import FailedError, read_key, write_new
 from ambientd.wire import exits
 
 T = TypeVar("T")
 
-_SEED = re.compile(r"[0-9a-f]{64}")
 
 _HELP = """\
 Makes session leases, signed with an issuer's key. Needs no daemon and no node; the key belongs on a machine
@@ -47,16 +45,12 @@ example:
 """
 
 
-class _FailedError(Exception):
-    """Ends the verb; each argument is a line for the operator."""
-
-
 def run(argv: Sequence[str]) -> int:
     """Runs `lease …` and returns the exit code."""
     options = _parser().parse_args(list(argv))
     try:
         _issue(options, options.build(options, to_ms(SystemClock().now())))
-    except _FailedError as failure:
+    except FailedError as failure:
         for line in failure.args:
             complain(line)
         return exits.FAILED
@@ -142,41 +136,18 @@ def _revocation(options: argparse.Namespace, now: int) -> Content:
 
 
 def _issue(options: argparse.Namespace, content: Content) -> None:
-    seed = _read_key(options.key)
+    seed = read_key(options.key)
     public = public_of(seed)
     try:
         item = build_item(seed, public, content)
     except ValueError as error:
-        raise _FailedError(f"Error: {printable(str(error))}.", "Nothing was signed.") from None
+        raise FailedError(f"Error: {printable(str(error))}.", "Nothing was signed.") from None
     form = {"body": item.body.decode(), "issuer": show_key(public), "signature": item.signature.hex()}
     data = msgspec.json.encode(form) + b"\n"
     if options.output is None:
         sys.stdout.write(data.decode())
         sys.stdout.flush()
     else:
-        _write_new(options.output, data)
+        write_new(options.output, data)
     until = f", valid until {rfc3339_ms(from_ms(content.exp))}" if isinstance(content, Lease) else ""
     complain(f"Signed {content.kind} {content.jti}{until}.")
-
-
-def _read_key(path: str) -> bytes:
-    try:
-        text = read_secret_file(path).reveal()
-    except SecretError as error:
-        raise _FailedError(*(f"Error: {problem}." for problem in error.problems)) from None
-    if _SEED.fullmatch(text) is None:
-        raise _FailedError(f"Error: {printable(path)} is no private key (64 hexadecimal digits).")
-    return bytes.fromhex(text)
-
-
-def _write_new(path: str, data: bytes) -> None:
-    """A file that was not there."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-    except FileExistsError:
-        raise _FailedError(f"Error: {printable(path)} is there already and is not overwritten.") from None
-    except (OSError, ValueError) as error:
-        reason = (getattr(error, "strerror", None) or "the path cannot be used").lower()
-        raise _FailedError(f"Error: {printable(path)}: {reason}.") from None

@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import re
 import sys
 import tomllib
 from collections.abc import Sequence
@@ -19,13 +18,12 @@ from ambientd.core.signeditem import SignedItem
 from ambientd.core.text import printable
 from ambientd.core.timefmt import from_ms, rfc3339_ms, to_ms
 from ambientd.host.clock import SystemClock
-from ambientd.host.secrets import SecretError, read_secret_file
 from ambientd.main.config_print import complain, print_json
+from ambientd.main.issuer_key import FailedError, cannot, read_key, write_new
 from ambientd.wire import exits
 from ambientd.wire.policy_messages import PolicyItem
 
 INPUT_MAX_BYTES = 16 * 1024 * 1024
-_SEED = re.compile(r"[0-9a-f]{64}")
 
 _HELP = """\
 Makes what a node believes: egress policies and tombstones, signed with an issuer's key. Needs no daemon and
@@ -34,7 +32,7 @@ no node; the key belongs on a machine of its own. Nodes believe the keys in poli
 
 _KEY_HELP = """\
 Writes a new private key into FILE (0600), which must not exist, and prints the public key, which is what
-belongs into policy.issuers of every node.
+belongs into policy.issuers of every node; of a key that signs leases, into policy.lease_issuers.
 
 exit codes: 0 done, 1 failed (FILE exists)
 example:
@@ -71,16 +69,12 @@ class _Bundle(msgspec.Struct):
     items: list[PolicyItem]
 
 
-class _FailedError(Exception):
-    """Ends the verb; each argument is a line for the operator."""
-
-
 def run(argv: Sequence[str]) -> int:
     """Runs `policy …` and returns the exit code."""
     options = _parser().parse_args(list(argv))
     try:
         options.run(options)
-    except _FailedError as failure:
+    except FailedError as failure:
         for line in failure.args:
             complain(line)
         return exits.FAILED
@@ -124,49 +118,27 @@ def _parser() -> argparse.ArgumentParser:
 
 def _new_key(options: argparse.Namespace) -> None:
     seed = os.urandom(32)
-    _write_new(options.file, seed.hex().encode() + b"\n", mode=0o600)
+    write_new(options.file, seed.hex().encode() + b"\n")
     public = show_key(public_of(seed))
     if options.json:
         print_json("policy-key", file=options.file, publicKey=public)
         return
     print(public)
     complain(f"Wrote the private key to {printable(options.file)}. Nodes believe it with, in ambient.toml:")
-    complain(f'  [policy]\n  issuers = ["{public}"]')
-
-
-def _write_new(path: str, data: bytes, *, mode: int) -> None:
-    """A file that was not there, complete and on disk, or none."""
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-    except (OSError, ValueError) as error:
-        raise _cannot(path, error) from None
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-    except OSError as error:
-        os.unlink(path)
-        raise _cannot(path, error) from None
-
-
-def _cannot(path: str, error: OSError | ValueError) -> _FailedError:
-    if isinstance(error, FileExistsError):
-        return _FailedError(f"Error: {printable(path)} is there already and is not overwritten.")
-    reason = error.strerror if isinstance(error, OSError) else "the path cannot be used"
-    return _FailedError(f"Error: {printable(path)}: {(reason or 'error').lower()}.")
+    complain(f'  [policy]\n  issuers = ["{public}"]        # signs policies')
+    complain(f'or, for session leases, which want a key of their own:\n  lease_issuers = ["{public}"]')
 
 
 # --- sign
 
 
 def _sign(options: argparse.Namespace) -> None:
-    seed = _read_key(options.key)
+    seed = read_key(options.key)
     now = to_ms(SystemClock().now())
     draft = parse_draft(_read_input(options.input), now)
     if draft.problems:
         name = printable(options.input)
-        raise _FailedError(*(f"Error: {name}: {text}" for text in draft.problems), "Nothing was signed.")
+        raise FailedError(*(f"Error: {name}: {text}" for text in draft.problems), "Nothing was signed.")
     public = public_of(seed)
     before = {} if options.output is None or options.force else _read_bundle(options.output, public)
     items, kept = _signed(seed, public, draft.entries, before)
@@ -208,14 +180,14 @@ def _signed(
                 f"Error: {content.id}: revision {was.revision} {why} before; give it a revision above that."
             )
     if problems:
-        raise _FailedError(*problems, "Nothing was signed.")
+        raise FailedError(*problems, "Nothing was signed.")
     return items, kept
 
 
 def _content(item: SignedItem) -> Content:
     content = parse_body(item.body)
     if isinstance(content, Malformed):
-        raise _FailedError(f"Error: an item of the bundle is malformed: {content.sentence}.")
+        raise FailedError(f"Error: an item of the bundle is malformed: {content.sentence}.")
     return content
 
 
@@ -242,8 +214,8 @@ def _read_bundle(path: str, public: bytes) -> _Before:
     return found
 
 
-def _foreign(path: str, why: str) -> _FailedError:
-    return _FailedError(f"Error: {printable(path)} is there and {why}; --force replaces it.")
+def _foreign(path: str, why: str) -> FailedError:
+    return FailedError(f"Error: {printable(path)} is there and {why}; --force replaces it.")
 
 
 def _line(item: SignedItem) -> bytes:
@@ -257,12 +229,12 @@ def _document(items: Sequence[SignedItem]) -> bytes:
 
 def _write_output(path: str, data: bytes) -> None:
     partial = f"{path}.{os.getpid()}.partial"
-    _write_new(partial, data, mode=0o644)
+    write_new(partial, data, mode=0o644)
     try:
         os.replace(partial, path)
     except OSError as error:
         os.unlink(partial)
-        raise _cannot(path, error) from None
+        raise cannot(path, error) from None
 
 
 def _shown(content: Content) -> str:
@@ -273,16 +245,6 @@ def _shown(content: Content) -> str:
     return f"{head}: tombstone, removes all revisions up to {content.revision}, kept until {until}"
 
 
-def _read_key(path: str) -> bytes:
-    try:
-        text = read_secret_file(path).reveal()
-    except SecretError as error:
-        raise _FailedError(*(f"Error: {problem}." for problem in error.problems)) from None
-    if _SEED.fullmatch(text) is None:
-        raise _FailedError(f"Error: {printable(path)} is no private key (64 hexadecimal digits).")
-    return bytes.fromhex(text)
-
-
 def _read_bytes(path: str) -> bytes:
     try:
         if path == "-":
@@ -291,9 +253,9 @@ def _read_bytes(path: str) -> bytes:
             with open(path, "rb") as file:
                 data = file.read(INPUT_MAX_BYTES + 1)
     except (OSError, ValueError) as error:
-        raise _cannot(path, error) from None
+        raise cannot(path, error) from None
     if len(data) > INPUT_MAX_BYTES:
-        raise _FailedError(f"Error: {printable(path)} is larger than {INPUT_MAX_BYTES // 1024 // 1024} MiB.")
+        raise FailedError(f"Error: {printable(path)} is larger than {INPUT_MAX_BYTES // 1024 // 1024} MiB.")
     return data
 
 
@@ -302,7 +264,7 @@ def _read_input(path: str) -> dict[str, Any]:
     try:
         found = json.loads(data) if path == "-" or path.endswith(".json") else tomllib.loads(data.decode())
     except (ValueError, RecursionError) as error:
-        raise _FailedError(f"Error: {name} cannot be read: {printable(str(error))}.") from None
+        raise FailedError(f"Error: {name} cannot be read: {printable(str(error))}.") from None
     if not isinstance(found, dict):
-        raise _FailedError(f"Error: {name} holds no table.")
+        raise FailedError(f"Error: {name} holds no table.")
     return found

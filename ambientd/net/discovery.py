@@ -10,7 +10,6 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -32,6 +31,8 @@ CHECK_SEC = 5.0
 BUSY_SHARE = 0.1
 # Names in one look; so many nodes may start at once after a power cut.
 NAMES_PER_CHECK = 300
+# Addresses come one after another when a link comes up.
+AGAIN_SEC = 1.0
 FIRST_PAUSE_SEC, LONGEST_PAUSE_SEC = 30.0, 600.0
 MISSING = "the extra `discovery` is not installed: pip install 'ambient-node[discovery]'"
 
@@ -51,7 +52,9 @@ class FloodError(Exception):
 class DnsSd:
     """`pause`: how long to leave it alone after it failed, in seconds. `is_missing`: it never works here."""
 
-    def __init__(self) -> None:
+    def __init__(self, addresses: Callable[[], Sequence[str]]) -> None:
+        """`addresses` are this machine's IPv4 addresses on its links, in one order; it must not block."""
+        self._addresses = addresses
         self.pause = FIRST_PAUSE_SEC
         self.is_missing = False
 
@@ -68,6 +71,7 @@ class DnsSd:
             began = trio.current_time()
             try:
                 await self._hear(announcement, noticed)
+                await trio.sleep(AGAIN_SEC)
             except FloodError:
                 if trio.current_time() - began > LONGEST_PAUSE_SEC:
                     self.pause = FIRST_PAUSE_SEC
@@ -81,13 +85,19 @@ class DnsSd:
         except ImportError:
             self.is_missing = True
             raise UnavailableError(MISSING) from None
-        ear = _Ear(announcement, noticed, trio.lowlevel.current_trio_token())
+        ear = _Ear(announcement, noticed, self._addresses, trio.lowlevel.current_trio_token())
+        failed: FloodError | UnavailableError | None = None
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._stop_when_cancelled, ear)
-            # Not abandoned: it ends when it is told to, within a moment.
-            with trio.CancelScope(shield=True):
-                await trio.to_thread.run_sync(ear.listen)
+            try:
+                # Not abandoned: it ends when it is told to, within a moment.
+                with trio.CancelScope(shield=True):
+                    await trio.to_thread.run_sync(ear.listen)
+            except (FloodError, UnavailableError) as error:
+                failed = error  # raised behind the nursery, which would wrap it
             nursery.cancel_scope.cancel()
+        if failed is not None:
+            raise failed
 
     @staticmethod
     async def _stop_when_cancelled(ear: "_Ear") -> None:
@@ -104,17 +114,19 @@ class _Ear:
         self,
         announcement: Callable[[], Announcement | None],
         noticed: Noticed,
+        addresses: Callable[[], Sequence[str]],
         token: trio.lowlevel.TrioToken,
     ) -> None:
         self._announcement = announcement
         self._noticed = noticed
+        self._addresses = addresses
         self._token = token
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake: asyncio.Event | None = None
         self._stopped = False
         self._names = 0
         self._announced: AsyncServiceInfo | None = None
-        self._said: tuple[Announcement, tuple[str, ...]] | None = None
+        self._said: Announcement | None = None
 
     def stop(self) -> None:
         """Ends it; from any thread."""
@@ -130,26 +142,32 @@ class _Ear:
         asyncio.run(self._listen())
 
     async def _listen(self) -> None:
+        from zeroconf import IPVersion
         from zeroconf.asyncio import AsyncServiceBrowser, AsyncZeroconf
 
         self._loop, self._wake = asyncio.get_running_loop(), asyncio.Event()
+        addresses = list(self._addresses())
+        if not addresses:
+            raise UnavailableError("no multicast here: no link has an address")
         try:
-            ear = AsyncZeroconf()
+            # Named, so that the library does not ask for them over netlink, which the unit's sandbox closes.
+            ear = AsyncZeroconf(interfaces=addresses, ip_version=IPVersion.V4Only)
         except OSError as error:
             raise UnavailableError(f"no multicast here: {(error.strerror or str(error)).lower()}") from None
         try:
             browser = AsyncServiceBrowser(ear.zeroconf, SERVICE, handlers=[self._heard])
             try:
-                await self._look_after(ear)
+                await self._look_after(ear, addresses)
             finally:
                 await browser.async_cancel()
         finally:
             await ear.async_close()
 
-    async def _look_after(self, ear: Any) -> None:
+    async def _look_after(self, ear: Any, addresses: Sequence[str]) -> None:
+        """Until it is stopped, or this machine has other addresses."""
         wake = self._wake
-        while not self._stopped and wake is not None:
-            await self._announce(ear)
+        while not self._stopped and wake is not None and list(self._addresses()) == addresses:
+            await self._announce(ear, addresses)
             cpu, began = time.thread_time(), self._time()
             with suppress(TimeoutError):
                 await asyncio.wait_for(wake.wait(), CHECK_SEC)
@@ -161,27 +179,24 @@ class _Ear:
     def _time(self) -> float:
         return self._loop.time() if self._loop is not None else 0.0
 
-    async def _announce(self, ear: Any) -> None:
+    async def _announce(self, ear: Any, addresses: Sequence[str]) -> None:
         """Says what is true now: where this node listens, and nothing while it does not."""
         from zeroconf.asyncio import AsyncServiceInfo
 
-        wanted = self._announcement()
-        addresses = tuple(_own_addresses()) if wanted is not None else ()
-        say = (wanted, addresses) if wanted is not None and addresses else None
+        say = self._announcement()
         if say == self._said:
             return
         before, self._announced, self._said = self._announced, None, say
         if before is not None:
             await (await ear.async_unregister_service(before))
         if say is not None:
-            announcement = say[0]
             self._announced = AsyncServiceInfo(
                 SERVICE,
-                f"{announcement.name}.{SERVICE}",
-                announcement.port,
+                f"{say.name}.{SERVICE}",
+                say.port,
                 parsed_addresses=list(addresses),
-                properties={KEY_FIELD: announcement.hint.encode()},
-                server=f"{announcement.name}.local.",
+                properties={KEY_FIELD: say.hint.encode()},
+                server=f"{say.name}.local.",
             )
             await (await ear.async_register_service(self._announced, allow_name_change=True))
 
@@ -211,19 +226,3 @@ class _Ear:
             self._token.run_sync_soon(self._noticed, address, hint)
         except trio.RunFinishedError:
             self._stopped = True
-
-
-def _own_addresses() -> Sequence[str]:
-    """The addresses of this machine; loopback is of no use to others."""
-    import psutil
-
-    found = (address.address for some in psutil.net_if_addrs().values() for address in some)
-    return [text for text in found if _is_useful(text)]
-
-
-def _is_useful(text: str) -> bool:
-    try:
-        found = ip_address(text.partition("%")[0])
-    except ValueError:
-        return False
-    return not (found.is_loopback or found.is_unspecified or found.is_multicast or found.is_link_local)

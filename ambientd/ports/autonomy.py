@@ -45,6 +45,10 @@ class TrustedClock(Protocol):
     def now(self) -> datetime:
         """The instant to hold expiry against: the later of wall clock and high-water mark."""
 
+    def reached(self) -> datetime:
+        """The instant that has certainly been reached; never later than `now`. What is thrown away for being
+        old is held against this one: a wall clock that is wrong for a minute must not cost what is kept."""
+
     @property
     def doubt(self) -> str | None:
         """Why the wall clock is not believed at the moment, in words; None when it is."""
@@ -52,10 +56,13 @@ class TrustedClock(Protocol):
 
 class Merge(msgspec.Struct, frozen=True, kw_only=True):
     """What became of the items of one snapshot. `added` are new and in force; `kept` were known, or stand
-    behind a local entry that a peer may not change; `refused` are pairs of item id (hex) and reason code."""
+    behind a local entry that a peer may not change; `refused` are pairs of item id (hex) and reason code.
+    `recorded`: the audit has a record of it; it has none of some, where a peer brings nothing again and
+    again, and whoever asked counts those."""
 
     added: int
     kept: int
+    recorded: bool = True
     refused: tuple[tuple[str, str], ...] = ()
 
 
@@ -77,5 +84,6 @@ class PolicyItems(Protocol):
         first: Callable[[Transaction], None] | None = None,
     ) -> Merge:
         """Merges a peer's items without ever changing or removing an entry of this node, and writes the
-        audit record `peer_sync_applied` in the same transaction (also when nothing was added). `first` is
+        audit record `peer_sync_applied` in the same transaction (also when nothing was added, but then at a
+        bounded rate: see `Merge.recorded`). `first` is
         done in it before anything else; of a dry run it is all that is written."""

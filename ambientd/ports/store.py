@@ -431,7 +431,8 @@ class Store(Protocol):
 
         Raises StoreError (not ready), StoreBusyError, StoreFullError; whatever `work` raises passes
         through. Nothing is written then. Cancelled while waiting: nothing is written; cancelled while
-        committing: the commit is finished first.
+        committing: the commit is finished first and the value returned, for the caller to act on; its next
+        wait is cancelled then.
         """
 
     async def read(self, work: Callable[[Transaction], T]) -> T:

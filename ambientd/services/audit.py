@@ -10,7 +10,7 @@ import trio
 
 from ambientd.core.audit import BEGINNING, Break, KnownBreak, Place
 from ambientd.core.ed25519 import show_key
-from ambientd.core.health import CRITICAL
+from ambientd.core.health import WARNING
 from ambientd.core.records import AuditEntry
 from ambientd.core.timefmt import rfc3339_ms
 from ambientd.flows import audit as flow
@@ -44,12 +44,17 @@ class AuditHead:
 
     def __init__(self) -> None:
         self.seq = 0
+        # Where the chain ended when the store was opened, until somebody has looked at that.
+        self.opened: int | None = None
+        self._told = False
         self.fell: tuple[int, int] | None = None
         self.bell = Bell()
 
     def moved(self, seq: int) -> None:
         """The last record is now `seq`."""
-        if self.seq and seq <= self.seq and self.fell is None:
+        if not self._told:
+            self.opened, self._told = seq, True
+        elif seq <= self.seq and self.fell is None:
             self.fell = seq, self.seq
         self.seq = seq
         self.bell.ring()
@@ -78,8 +83,8 @@ class AuditService:
     # --- what the status and the routes use
 
     def status(self) -> AuditStatus | None:
-        """The chain as it was last seen; None before that."""
-        if not self._looked:
+        """The chain as it was last seen; None before that, unless it cannot be seen."""
+        if not self._looked and self._failing is None:
             return None
         broken = self._open_break()
         return AuditStatus(
@@ -92,12 +97,17 @@ class AuditService:
         )
 
     def problems(self) -> list[Problem]:
-        """What a person should look at; a key that cannot sign is told of by the identity."""
+        """What a person should look at; a key that cannot sign is told of by the identity.
+
+        A warning: the node works, as it does with a database that was lost, until somebody has looked.
+        """
         broken = self._open_break()
+        if broken is None and self._failing is not None:
+            return [Problem("audit.failing", WARNING, f"audit: {self._failing}", "ambientctl audit verify")]
         if broken is None:
             return []
         text = f"the audit chain does not hold at record {broken.seq}: {broken.reason}"
-        return [Problem("audit.broken", CRITICAL, text, "ambientctl audit verify")]
+        return [Problem("audit.broken", WARNING, text, "ambientctl audit verify")]
 
     def _open_break(self) -> KnownBreak | None:
         still = [one for one in self._breaks if one.accepted_at is None]
@@ -174,7 +184,8 @@ class AuditService:
     async def _look(self) -> None:
         auditing = self._auditing
         note = await auditing.file.read()
-        seen = await auditing.store.read(lambda tx: flow.look(tx, note, auditing.identity))
+        opened = self._head.opened
+        seen = await auditing.store.read(lambda tx: flow.look(tx, note, auditing.identity, opened=opened))
         self._signed, self._pruned, self._acknowledged = seen.signed, seen.pruned, seen.acknowledged
         self._breaks = seen.breaks
         if self._place is None or self._place.seq < seen.pruned:
@@ -185,7 +196,7 @@ class AuditService:
         if not seen.known:
             await self._tell_other_key(seen)
         await self._walk()
-        self._looked = True
+        self._looked, self._head.opened = True, None
         self._changed()
 
     async def _tidy_file(self, seen: Look, note: str | None) -> None:

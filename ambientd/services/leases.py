@@ -25,7 +25,9 @@ class LeaseService:
         self._log = log
 
     async def run(self) -> None:
-        """Runs until cancelled; at the end figures are kept as they are."""
+        """Runs until cancelled; at the end, also when it crashes, figures are kept as they are. May be run
+        again."""
+        self._leases.open()
         try:
             while True:
                 await self._once()

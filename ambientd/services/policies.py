@@ -38,11 +38,11 @@ class PolicyService:
 
     def _is_due(self) -> bool:
         due = self._cache.due
-        return due is not None and due <= to_ms(self._clock.now())
+        return due is not None and due <= to_ms(self._clock.reached())
 
     def _until(self) -> float | None:
         due = self._cache.due
         if due is None:
             return None
-        left = max(0.0, (due - to_ms(self._clock.now())) / 1000)
+        left = max(0.0, (due - to_ms(self._clock.reached())) / 1000)
         return trio.current_time() + min(left + 0.001, LONGEST_WAIT_SEC)

@@ -1,16 +1,18 @@
 """What has happened lately, from the audit."""
 
+from datetime import UTC, datetime
+
 import apsw
-import msgspec
 
 from ambientd.core.records import AuditLine
 from ambientd.core.timefmt import parse_rfc3339
+from ambientd.store.audit import STORED, record_of, shown
 
 # The chain has no index by kind, and is walked back this far at most.
 WALKED_MAX = 20_000
+_UNREADABLE = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = (
-    "SELECT seq, at, actor, subject, detail_json FROM audit_records"
-    " WHERE kind = ? AND seq > (SELECT max(seq) FROM audit_records) - ? ORDER BY seq DESC LIMIT ?"
+    f"{STORED} WHERE kind = ? AND seq > (SELECT max(seq) FROM audit_records) - ? ORDER BY seq DESC LIMIT ?"  # noqa: S608 - constants
 )
 
 
@@ -22,14 +24,20 @@ class SqliteActivity:
         self._connection = connection
 
     def latest(self, kind: str, limit: int) -> list[AuditLine]:
-        """The newest audit records of a kind among the last 20,000, newest first."""
+        """The newest audit records of a kind among the last 20,000, newest first; of a damaged one what can
+        be read."""
+        rows = self._connection.execute(_LATEST, (kind, WALKED_MAX, limit))
+        records = (shown(record_of(row)) for row in rows)
         return [
             AuditLine(
-                seq=row[0],
-                at=parse_rfc3339(row[1]),
-                actor=row[2],
-                subject=row[3],
-                detail=msgspec.json.decode(row[4]),
+                seq=one.seq, at=_instant(one.at), actor=one.actor, subject=one.subject, detail=one.detail
             )
-            for row in self._connection.execute(_LATEST, (kind, WALKED_MAX, limit))
+            for one in records
         ]
+
+
+def _instant(text: str) -> datetime:
+    try:
+        return parse_rfc3339(text)
+    except ValueError:
+        return _UNREADABLE

@@ -20,7 +20,7 @@ from ambientd.core.audit import (
     StoredRecord,
     record_hash,
 )
-from ambientd.core.canonical import canonical
+from ambientd.core.canonical import UNREADABLE, canonical
 from ambientd.core.records import AuditEntry
 from ambientd.core.timefmt import rfc3339_ms
 from ambientd.store.faults import constraints, text
@@ -33,12 +33,12 @@ _INSERT = (
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 )
 # As bytes: what somebody wrote into the table past us need not be text.
-_STORED = (
+STORED = (
     "SELECT seq, CAST(kind AS BLOB), CAST(at AS BLOB), CAST(actor AS BLOB), CAST(subject AS BLOB),"
     " CAST(detail_json AS BLOB), CAST(prev_hash AS BLOB), CAST(hash AS BLOB) FROM audit_records"
 )
-_AFTER = f"{_STORED} WHERE seq > ? ORDER BY seq LIMIT ?"
-_LATEST = f"{_STORED} WHERE kind = ? ORDER BY seq DESC LIMIT ?"
+_AFTER = f"{STORED} WHERE seq > ? ORDER BY seq LIMIT ?"
+_LATEST = f"{STORED} WHERE kind = ? ORDER BY seq DESC LIMIT ?"
 _OLDEST = (
     "SELECT seq, hash FROM (SELECT seq, hash FROM audit_records WHERE seq <= ? ORDER BY seq LIMIT ?)"
     " ORDER BY seq DESC LIMIT 1"
@@ -135,20 +135,20 @@ class SqliteAudit:
             conditions.append("(kind = ? OR (kind > ? AND kind < ?))")
             values += [query.kind, f"{query.kind}.", f"{query.kind}/"]  # "/" comes after "."
         where = f" WHERE {' AND '.join(conditions)}" if conditions else ""
-        sql = f"{_STORED}{where} ORDER BY seq DESC LIMIT ?"
-        return [_shown(_stored(row)) for row in self._connection.execute(sql, (*values, query.limit))]
+        sql = f"{STORED}{where} ORDER BY seq DESC LIMIT ?"
+        return [shown(record_of(row)) for row in self._connection.execute(sql, (*values, query.limit))]
 
     def records(self, after_seq: int, limit: int) -> list[AuditRecord]:
         """Records with `seq` greater than `after_seq`, in order."""
-        return [_shown(record) for record in self.stored(after_seq, limit)]
+        return [shown(record) for record in self.stored(after_seq, limit)]
 
     def stored(self, after_seq: int, limit: int) -> list[StoredRecord]:
         """The same as they stand there."""
-        return [_stored(row) for row in self._connection.execute(_AFTER, (after_seq, limit))]
+        return [record_of(row) for row in self._connection.execute(_AFTER, (after_seq, limit))]
 
     def latest(self, kind: str, limit: int) -> list[AuditRecord]:
         """The newest records of exactly this kind."""
-        return [_shown(_stored(row)) for row in self._connection.execute(_LATEST, (kind, limit))]
+        return [shown(record_of(row)) for row in self._connection.execute(_LATEST, (kind, limit))]
 
     # --- what a control plane has taken over
 
@@ -262,7 +262,7 @@ def _breaks(rows: apsw.Cursor) -> list[KnownBreak]:
     ]
 
 
-def _stored(row: Any) -> StoredRecord:
+def record_of(row: Any) -> StoredRecord:
     """What is no text keeps a sign of it, so that it fits no hash."""
     seq, kind, at, actor, subject, detail, prev_hash, digest = row
     return StoredRecord(
@@ -287,11 +287,11 @@ def _readable(raw: bytes | None) -> str:
     return (raw or b"").decode(errors="surrogateescape")
 
 
-def _shown(record: StoredRecord) -> AuditRecord:
+def shown(record: StoredRecord) -> AuditRecord:
     """For people and programs; a damaged record is shown as far as it can be."""
     try:
         detail = msgspec.json.decode(record.detail, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except UNREADABLE:
         detail = {"damaged": record.detail.decode(errors="replace")}
     return AuditRecord(
         seq=record.seq,

@@ -27,6 +27,9 @@ QUEUE_MAX = 1024  # about a quarter of a second of work; more waiting than that 
 CHECKPOINT_DELAY = 0.25  # seconds after the first commit that was not yet copied
 CHECKPOINT_RETRY = 5.0  # seconds, while a reader keeps part of the log
 REST_AFTER = 5.0  # seconds without a read or a write, until what only speed needs is given back
+# A rest costs some milliseconds of a processor: the little that an idle node does is not worth one each time.
+REST_EVERY = 300.0
+MUCH_WORK = 16  # reads and commits
 REOPEN_FIRST = 0.5  # seconds until the first new attempt to open, doubled up to the last
 REOPEN_LAST = 8.0
 
@@ -87,6 +90,8 @@ class SqliteDatabase(Generic[X]):
         self._rested = rested
         self._audited = audited
         self._rest_at = float("inf")
+        self._rested_at = float("-inf")
+        self._worked = 0
         self._writer: Writer | None = None
         self._readers: Readers | None = None
         self._queue: deque[Job] = deque()
@@ -108,8 +113,10 @@ class SqliteDatabase(Generic[X]):
 
         Raises StoreError (not ready), StoreBusyError, UnavailableError (too many wait);
         whatever `work` raises passes through; nothing is written then. Cancelled while waiting: nothing is
-        written; cancelled while committing: the commit is finished first.
+        written; cancelled while committing: the commit is finished first, and its value returned like any
+        other (the caller's next wait is cancelled), so that nobody's memory misses what is on disk.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()  # who is cancelled begins nothing
         self._need_ready()
         if len(self._queue) >= QUEUE_MAX:
             raise UnavailableError("too many writes are waiting for the database")
@@ -124,7 +131,8 @@ class SqliteDatabase(Generic[X]):
             else:
                 with trio.CancelScope(shield=True):
                     await job.done.wait()
-            raise
+            if not job.committed or job.error is not None:
+                raise
         return cast("T", job.result())
 
     async def read(self, work: Callable[[X], T]) -> T:
@@ -144,7 +152,13 @@ class SqliteDatabase(Generic[X]):
         finally:
             if self._rest_at == float("inf"):
                 self._wake.set()
-            self._rest_at = trio.current_time() + REST_AFTER
+            self._note_work()
+
+    def _note_work(self) -> None:
+        self._worked += 1
+        self._rest_at = trio.current_time() + REST_AFTER
+        if self._worked < MUCH_WORK:
+            self._rest_at = max(self._rest_at, self._rested_at + REST_EVERY)
 
     def _need_ready(self) -> None:
         if self._closing:
@@ -285,7 +299,7 @@ class SqliteDatabase(Generic[X]):
                 await self._commit(writer)
                 delay = 0.0 if writer.copy_now else CHECKPOINT_DELAY
                 copy_at = min(copy_at, trio.current_time() + delay)
-                self._rest_at = trio.current_time() + REST_AFTER
+                self._note_work()
             elif self._closing:
                 return
             else:
@@ -330,6 +344,7 @@ class SqliteDatabase(Generic[X]):
     async def _rest(self, writer: Writer) -> None:
         """Gives page caches and the readers that only a rush needs back, once after each time of work."""
         self._rest_at, readers = float("inf"), self._readers
+        self._rested_at, self._worked = trio.current_time(), 0
 
         def give_back() -> None:
             if readers is not None:

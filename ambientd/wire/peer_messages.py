@@ -4,7 +4,6 @@ import msgspec
 
 from ambientd.wire.outbox_messages import ControlSyncView
 
-KEY_LENGTH = 72  # `ed25519:` and 64 hexadecimal digits
 NAME_MAX = 64
 
 
@@ -12,8 +11,9 @@ class PeerView(msgspec.Struct, omit_defaults=True):
     """One key. `trusted` tells who said so: `configuration`, `operator`, or nothing for a stranger.
 
     `state` is `linked`, `away` or `stranger`. `agrees`: whether it holds the same policies, as far as is
-    known. `clock_offset_ms` is its clock less ours. `refused` counts its messages by reason code, since the
-    start. `called` is the operator's name for it.
+    known. `synced_at`: when a comparison with it last ended, or both were last seen to hold the same.
+    `clock_offset_ms` is its clock less ours. `refused` counts its messages by reason code, since the start.
+    `called` is the operator's name for it.
     """
 
     key: str

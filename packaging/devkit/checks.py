@@ -21,7 +21,7 @@ BENCH_SEC = 120
 NOT_EVERY_DAY = ("tests/bench", "tests/live")
 
 # These wait for processes, clocks and sockets: they run beside the others, which need the processor.
-BESIDE = ("tests/e2e", "tests/host", "tests/lan", "tests/net", "tests/systemd")
+BESIDE = ("tests/e2e", "tests/lan", "tests/systemd")
 
 # What others rely on and must never change by accident: status, control and every read of the ledger.
 NON_REGRESSION = (

@@ -148,6 +148,7 @@ async def test_a_round_says_what_moved(tmp_path: Path, autojump_clock: MockClock
             "added": 1,
             "dry_run": False,
         }
+        assert await rig["a"].audit("control.sync") == [{"dry_run": True}, {"dry_run": False}]
         status, answer = await api.ask("POST", "/api/v1/node/sync", {"control_plane": True})
         assert (status, answer["error"]["code"]) == (409, "NO_CONTROL_PLANE")
         status, _ = await api.ask("POST", "/api/v1/node/sync", {}, caller=READER)

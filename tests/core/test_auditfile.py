@@ -86,6 +86,22 @@ def test_a_checkpoint_of_a_key_that_is_none_of_the_given_ones_is_told() -> None:
     assert check.other_keys == []
 
 
+def test_no_more_keys_are_remembered_than_a_node_can_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = [auditfile.rollover_line("x" * auditfile.STATEMENT_MAX)] * auditfile.ROLLOVERS_MAX
+    found, _ = checked([lines()[0], *many, *lines()[1:]])
+    assert found is None
+    found, _ = checked([lines()[0], *many, many[0], *lines()[1:]])
+    assert found == Break(1, "there are more than 1000 rollover lines, which no export has")
+    long = auditfile.rollover_line("x" * (auditfile.STATEMENT_MAX + 1))
+    assert checked([lines()[0], long, *lines()[1:]])[0] == Break(
+        1, "a rollover line has more than 4096 characters"
+    )
+    monkeypatch.setattr(auditfile, "SIGNERS_MAX", 0)
+    found, _ = checked(lines())
+    assert found is not None
+    assert found.reason == "checkpoints are signed by more than 0 keys"
+
+
 def test_a_damaged_record_is_exported_so_that_it_is_found() -> None:
     for detail in (b"\xff", b'{"a":', b'{"a"\n:1}', b"1"):
         given = lines()

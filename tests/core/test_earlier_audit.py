@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from ambientd.core.audit import Break
 from ambientd.core.earlier_audit import EarlierCheck, first_bad, is_earlier
 
 RECORDS: list[dict[str, Any]] = json.loads(
@@ -56,3 +57,11 @@ def test_bytes_moved_between_neighbours_are_not_noticed_which_is_why_it_is_only_
 def test_our_own_lines_are_none_of_that_form() -> None:
     assert not is_earlier(b'{"type":"chain","format":"ambient.audit-export/1"}')
     assert not is_earlier(b"")
+
+
+def test_bytes_that_are_no_text_are_no_record() -> None:
+    first, second = lines(RECORDS)[:2]
+    torn = second.replace(b'"event_type":"', b'"event_type":"\xff')
+    assert torn != second
+    assert not is_earlier(torn)
+    assert first_bad([first, torn]) == Break(2, "line 2 is no record, or was torn")

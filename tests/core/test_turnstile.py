@@ -4,7 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ambientd.core.turnstile import ADDRESSES_MAX, LONGEST_PAUSE_SEC, Turnstile, source_of
+from ambientd.core.turnstile import (
+    ADDRESSES_MAX,
+    LONGEST_PAUSE_SEC,
+    VISITS_AT_ONCE,
+    VISITS_PER_SEC,
+    Turnstile,
+    source_of,
+)
 
 
 def test_an_address_has_few_strangers_at_once() -> None:
@@ -33,6 +40,17 @@ def test_good_conduct_is_remembered_too() -> None:
         turnstile.offended("10.0.0.1", 0.0)
     late = 10_000.0
     assert turnstile.offended("10.0.0.1", late) == late + 1.0
+
+
+def test_who_comes_and_goes_for_ever_is_heard_at_a_pace() -> None:
+    turnstile, heard = Turnstile(per_address=2), 0
+    for step in range(10_000):
+        if turnstile.admit("10.0.0.1", step / 100):
+            turnstile.leave("10.0.0.1")
+            heard += 1
+    assert heard <= VISITS_AT_ONCE + 100 * VISITS_PER_SEC
+    assert turnstile.admit("10.0.0.2", 100.0)
+    assert turnstile.admit("10.0.0.1", 200.0)
 
 
 def test_a_flood_of_addresses_takes_a_bounded_table() -> None:

@@ -228,3 +228,6 @@ def test_figures_are_those_of_the_status(value: float) -> None:
 
 def test_keys_are_turned_whole_documents_deep() -> None:
     assert camel({"a_b_c": [{"d_e": "f_g"}], "x": 1}) == {"aBC": [{"dE": "f_g"}], "x": 1}
+    document = {"a_b": {"refused": {"not_known": 1}}, "refused": [{"c_d": 1}]}
+    wanted = {"aB": {"refused": {"not_known": 1}}, "refused": [{"cD": 1}]}
+    assert camel(document, as_is=("refused",)) == wanted

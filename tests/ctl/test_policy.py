@@ -52,6 +52,8 @@ def test_the_list_is_a_table_and_nothing_in_it_steers_the_terminal(ctl: Ctl, dae
     assert found.code == 0
     assert "h0.example, https://h1.example, https://h2.example and 2 more" in found.out
     assert "in force +held" in found.out
+    expires = [line.split() for line in found.out.splitlines() if " in force" in line]
+    assert all("in" in words[words.index("3") + 1 :] for words in expires), found.out
     assert found.err == "2 shown, 7 in force. More: --after b\n"
     document = json.loads(ctl("policy", "list", "--json").out)
     assert document["schema"] == "ambient.policies/1"

@@ -22,10 +22,19 @@ class FakeTrustedClock:
     def __init__(self, at: datetime) -> None:
         self.at = at
         self.doubt: str | None = None
+        self.ahead = timedelta()
 
     def now(self) -> datetime:
+        return self.at + self.ahead
+
+    def reached(self) -> datetime:
         return self.at
 
     def move(self, **span: float) -> None:
         """Time goes on, by what `timedelta` takes."""
         self.at += timedelta(**span)
+
+    def claim(self, **span: float) -> None:
+        """The wall clock says that it is so much later, and nothing confirms it."""
+        self.ahead = timedelta(**span)
+        self.doubt = "the wall clock is ahead" if self.ahead else None

@@ -14,7 +14,7 @@ from nacl.bindings import (
 )
 from nacl.exceptions import CryptoError
 
-from ambientd.core.ed25519 import public_of, sign
+from ambientd.core.ed25519 import is_sound, public_of, sign
 from ambientd.core.identity import Rollover
 from ambientd.ports.errors import IdentityError
 
@@ -26,11 +26,11 @@ def seed_of(name: str) -> bytes:
     return hashlib.sha256(f"seed of {name}".encode()).digest()
 
 
-class NamedIdentity:
+class SealedIdentity:
     """Implements `ports.autonomy.NodeIdentity`."""
 
-    def __init__(self, name: str) -> None:
-        self._seed = seed_of(name)
+    def __init__(self, seed: bytes) -> None:
+        self._seed = seed
         self.public_key = public_of(self._seed)
         self._box_key = crypto_sign_ed25519_sk_to_curve25519(self._seed + self.public_key)
 
@@ -38,6 +38,8 @@ class NamedIdentity:
         return sign(self._seed, message)
 
     def seal(self, recipient: bytes, message: bytes) -> bytes:
+        if not is_sound(recipient):
+            raise ValueError("the recipient's key is none that anybody can have")
         nonce = os.urandom(NONCE_BYTES)
         return nonce + crypto_box(
             message, nonce, crypto_sign_ed25519_pk_to_curve25519(recipient), self._box_key
@@ -49,6 +51,13 @@ class NamedIdentity:
             return crypto_box_open(box, nonce, crypto_sign_ed25519_pk_to_curve25519(sender), self._box_key)
         except (CryptoError, ValueError):
             return None
+
+
+class NamedIdentity(SealedIdentity):
+    """The identity that belongs to a name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(seed_of(name))
 
 
 class SeedIdentity:
@@ -69,18 +78,16 @@ class SeedIdentity:
 
     @property
     def public_key(self) -> bytes:
-        self._need()
-        return public_of(self.seed)
+        return self._usable().public_key
 
     def sign(self, message: bytes) -> bytes:
-        self._need()
-        return sign(self.seed, message)
+        return self._usable().sign(message)
 
     def seal(self, recipient: bytes, message: bytes) -> bytes:
-        raise NotImplementedError
+        return self._usable().seal(recipient, message)
 
     def open(self, sender: bytes, sealed: bytes) -> bytes | None:
-        raise NotImplementedError
+        return self._usable().open(sender, sealed)
 
     async def keep(self) -> bool:
         await trio.lowlevel.checkpoint()
@@ -93,6 +100,7 @@ class SeedIdentity:
         self.problem = None
         return None
 
-    def _need(self) -> None:
+    def _usable(self) -> SealedIdentity:
         if self.problem is not None:
             raise IdentityError(self.problem)
+        return SealedIdentity(self.seed)

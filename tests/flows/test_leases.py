@@ -163,6 +163,17 @@ async def test_a_revocation_ends_an_active_lease_and_bars_one_to_come(tmp_path: 
         assert await rig.activate(LEASES.lease()) == "revoked"
 
 
+async def test_a_revocation_of_an_issuer_whose_clock_stands_in_1970_is_not_forgotten(tmp_path: Path) -> None:
+    async with leased(tmp_path / "a.db") as rig:
+        revoked = await rig.leases.revoke(LEASES.revocation("lease-2", issued_at=0), "uid:0")
+        assert not isinstance(revoked, Rejected)
+        assert await rig.activate(LEASES.lease()) == "ok"
+        rig.source.run(HOUR)
+        await rig.leases.sweep()
+        assert await rig.state() == "duration"
+        assert await rig.activate(LEASES.lease("lease-2")) == "revoked"
+
+
 async def test_only_its_own_issuer_revokes_a_lease(tmp_path: Path) -> None:
     async with leased(tmp_path / "a.db") as rig:
         await rig.activate(LEASES.lease())

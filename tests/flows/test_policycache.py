@@ -13,7 +13,7 @@ from ambientd.core.policymerge import Outcome
 from ambientd.core.policyrecords import PolicyQuery
 from ambientd.core.rejection import Rejected
 from ambientd.core.signeditem import SignedItem
-from ambientd.flows.policycache import ItemReport, PolicyCache
+from ambientd.flows.policycache import IDLE_AT_ONCE, IDLE_EVERY_MS, ItemReport, PolicyCache
 from ambientd.host.threads import run_inline
 from ambientd.ports.errors import StoreFullError
 from ambientd.wire.enums import Connectivity
@@ -235,6 +235,54 @@ def test_what_expires_goes_and_what_was_held_follows(tmp_path: Path) -> None:
         assert rig.cache.ids() == frozenset()
         assert await rig.cache.sweep() == 2
         assert rig.dump() == [[], [], []]
+
+    trio.run(run, tmp_path, test)
+
+
+def test_a_wall_clock_that_is_wrong_for_a_minute_costs_nothing_that_is_kept(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        gone = ISSUER.policy("gone", 3)
+        await rig.bring(ISSUER.policy("web"), gone)
+        await rig.update(ISSUER.tombstone("gone", 3))
+        before, ids = rig.dump(), rig.cache.ids()
+        rig.clock.claim(days=9000)
+        assert not await rig.allowed("https://web.example")
+        assert rig.cache.ids() == frozenset()
+        assert await rig.cache.sweep() == 0
+        await rig.cache.load()
+        assert rig.dump() == before
+        rig.clock.claim()
+        assert rig.cache.ids() == ids
+        assert await rig.allowed("https://web.example")
+        assert await rig.take(gone) == (0, 0, ["removed"])
+
+    trio.run(run, tmp_path, test)
+
+
+def test_what_has_expired_by_a_clock_in_doubt_only_is_overwritten_by_no_peer(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        await rig.bring(ISSUER.policy("web", 1, not_after=AT + 1000))
+        rig.clock.claim(seconds=60)
+        assert await rig.take(ISSUER.policy("web", 2, "https://web2.example")) == (0, 1, [])
+        rig.clock.claim()
+        assert await rig.allowed("https://web.example")
+
+    trio.run(run, tmp_path, test)
+
+
+def test_a_peer_that_brings_nothing_again_and_again_does_not_fill_the_chain(tmp_path: Path) -> None:
+    async def test(rig: Rig) -> None:
+        strange = STRANGER.policy("evil")
+        recorded = [(await rig.cache.take(PEER, [strange])).recorded for _ in range(2 * IDLE_AT_ONCE)]
+        assert recorded == [True] * IDLE_AT_ONCE + [False] * IDLE_AT_ONCE
+        assert len(rig.audits()) == IDLE_AT_ONCE
+        assert (await rig.cache.take("other", [strange])).recorded
+        assert (await rig.cache.take(PEER, [strange, ISSUER.policy("good")])).recorded
+        assert rig.audits()[-1][1]["unrecorded"] == IDLE_AT_ONCE
+        rig.clock.move(seconds=IDLE_EVERY_MS / 1000)
+        assert (await rig.cache.take(PEER, [strange])).recorded
+        assert "unrecorded" not in rig.audits()[-1][1]
+        assert not (await rig.cache.take(PEER, [strange])).recorded
 
     trio.run(run, tmp_path, test)
 

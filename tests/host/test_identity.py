@@ -14,7 +14,9 @@ from ambientd.core.ed25519 import public_of, verify
 from ambientd.core.identity import KeyFile, parse_key_file
 from ambientd.host.identity import FileIdentity
 from ambientd.host.threads import run_inline
+from ambientd.ports.autonomy import NodeIdentity
 from ambientd.ports.errors import IdentityError
+from tests.fakes.identity import NamedIdentity, SeedIdentity
 
 HERE, THERE = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
 AT = datetime(2026, 11, 20, 12, tzinfo=UTC)
@@ -56,14 +58,16 @@ def test_it_signs_as_everybody_can_verify(tmp_path: Path) -> None:
     assert verify(node.public_key, b"message", node.sign(b"message"))
 
 
-@pytest.fixture(scope="module")
-def three(tmp_path_factory: pytest.TempPathFactory) -> list[FileIdentity]:
+@pytest.fixture(scope="module", params=["real", "fake"])
+def three(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[NodeIdentity]:
+    if request.param == "fake":
+        return [NamedIdentity("a"), NamedIdentity("b"), SeedIdentity(SEED)]
     return [identity(tmp_path_factory.mktemp("node")) for _ in range(3)]
 
 
 @given(message=st.binary(max_size=200))
 def test_only_the_recipient_opens_what_was_sealed_and_knows_who_sealed_it(
-    three: list[FileIdentity], message: bytes
+    three: list[NodeIdentity], message: bytes
 ) -> None:
     one, two, other = three
     sealed = one.seal(two.public_key, message)
@@ -78,8 +82,8 @@ def test_only_the_recipient_opens_what_was_sealed_and_knows_who_sealed_it(
     assert one.seal(two.public_key, message) != sealed
 
 
-def test_nothing_is_sealed_to_a_key_that_nobody_can_have(tmp_path: Path) -> None:
-    node = identity(tmp_path)
+def test_nothing_is_sealed_to_a_key_that_nobody_can_have(three: list[NodeIdentity]) -> None:
+    node = three[2]
     with pytest.raises(ValueError, match="none that anybody can have"):
         node.seal(bytes(32), b"x")
     assert node.open(bytes(32), bytes(100)) is None

@@ -6,7 +6,7 @@ import time
 from functools import partial
 from pathlib import Path
 
-from tests.lan.fleet import LanFleet, Member, bundle, fleet_of, key_of, until
+from tests.lan.fleet import LanFleet, Member, bundle, key_of, until
 
 INTERVAL = 3.0
 LONG = bool(os.environ.get("AMBIENT_LAN_LONG"))
@@ -57,7 +57,7 @@ def test_an_entry_of_a_node_is_never_overwritten_by_a_peer(trio_of_nodes: LanFle
     fleet[1].take(bundle(tmp_path, fleet[1].node, "mine", revision=2))
     until(lambda: fleet[2].policies().get("mine") == 2, 5)
     fleet.lan.heal()
-    time.sleep(2 * INTERVAL)
+    time.sleep(1.5 * INTERVAL)
     assert fleet[0].policies()["mine"] == 1
     assert fleet[1].policies()["mine"] == fleet[2].policies()["mine"] == 2
 
@@ -86,10 +86,3 @@ def test_with_one_in_ten_packets_lost_they_still_agree(trio_of_nodes: LanFleet, 
         assert until(lambda: fleet.hold("lossy"), 30) <= 10 * INTERVAL
     finally:
         fleet.lan.heal()
-
-
-def test_nodes_find_each_other_by_multicast_and_trust_only_keys(tmp_path: Path) -> None:
-    with fleet_of(2, static=False, peers={"discovery": True}) as fleet:
-        fleet[0].take(bundle(tmp_path, fleet[0].node, "found"))
-        until(lambda: fleet.hold("found"), 10)
-        assert json.loads(fleet[0].node.ctl("peers", "--json").stdout)["discovery"] == "on"

@@ -56,14 +56,22 @@ def _autonomy() -> set[str]:
     }
 
 
+def _control_plane() -> set[str]:
+    """R1.33 and R1.55 are the node's to hold."""
+    rows = {f"R1.{number}" for number in (*range(20, 33), 34, *range(68, 76))}
+    return rows | {"T44"}
+
+
 LISTS = {
     "ledger": _ledger(),
     "gateway": _gateway(),
     "connectivity": _connectivity(),
     "peers": _peers(),
     "leases": {"T3", "T5"},
+    "fleet": {f"R1.{number}" for number in (20, 24, 25, 26, 28, 34)},
     "delta_v": _delta_v(),
     "autonomy": _autonomy(),
+    "control_plane": _control_plane(),
 }
 
 

@@ -173,6 +173,20 @@ async def test_an_address_that_wasted_our_time_is_not_heard_for_a_while() -> Non
             assert b" 101 " in await stream.receive_some(4096)
 
 
+async def test_who_upgrades_and_leaves_again_and_again_is_not_heard_for_ever() -> None:
+    async with listening(silent) as there:
+        refused = 0
+        for _ in range(100):
+            async with await trio.open_tcp_stream(*bound(there)) as stream:
+                await stream.send_all(UPGRADE)
+                answer = await stream.receive_some(4096) if not refused else b""
+                refused += not answer
+                if answer:
+                    await stream.send_all(b"\x88\x82\0\0\0\0\x03\xe8")
+                    await ended(stream)
+        assert refused
+
+
 async def test_another_path_is_not_found() -> None:
     async with listening(silent) as there, await trio.open_tcp_stream(*bound(there)) as stream:
         await stream.send_all(UPGRADE.replace(PATH.encode(), b"/chat"))

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,8 @@ from ambientd.services.peers import PeersService, PeersSettings
 from ambientd.store.sqlite import SqliteStore
 from ambientd.wire.enums import Connectivity
 from tests.fakes.clock import TrioWallClock
+from tests.fakes.identity import NamedIdentity, seed_of
 from tests.fakes.log import ListLog
-from tests.fakes.peeridentity import NamedIdentity, seed_of
 from tests.fakes.peerlan import PeerLan
 from tests.fakes.store import CrashError, TroubledStore
 
@@ -42,6 +43,7 @@ class MemoryItems:
         self.held: dict[bytes, SignedItem] = {}
         self.calls: list[tuple[str, int, bool]] = []
         self.trouble: Exception | None = None
+        self.recorded = True
         self.after_first: Callable[[], None] = lambda: None
 
     def ids(self) -> frozenset[bytes]:
@@ -71,7 +73,9 @@ class MemoryItems:
         if not dry_run:
             self.held |= {one.item_id: one for one in new}
         refused = [(one.item_id.hex(), "bad_signature") for one in items if one not in good]
-        return Merge(added=len(new), kept=len(good) - len(new), refused=tuple(refused))
+        return Merge(
+            added=len(new), kept=len(good) - len(new), refused=tuple(refused), recorded=self.recorded
+        )
 
 
 class View:
@@ -88,6 +92,9 @@ class Time(TrioWallClock):
     """Implements `ports.autonomy.TrustedClock`."""
 
     doubt: str | None = None
+
+    def reached(self) -> datetime:
+        return self.now()
 
 
 class PeerNode:

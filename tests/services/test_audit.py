@@ -1,19 +1,25 @@
 """When heads are signed, and what is told when the chain does not hold; on virtual time."""
 
+import errno
+import os
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import apsw
+import pytest
 import trio
 from trio.testing import MockClock
 
+from ambientd.core.audit import BEGINNING
 from ambientd.core.checkpoint import parse_note
 from ambientd.core.records import AuditEntry
-from ambientd.flows.audit import Auditing
+from ambientd.flows.audit import Auditing, verify
 from ambientd.host.checkpoint_file import DiskCheckpointFile
 from ambientd.host.threads import run_inline
-from ambientd.ports.errors import StoreFullError
+from ambientd.ports.errors import StoreFullError, UnavailableError
 from ambientd.ports.store import Transaction
 from ambientd.services.audit import AGAIN_SEC, EVERY_RECORDS, EVERY_SEC, LOOK_SEC, AuditHead, AuditService
 from ambientd.store.sqlite import SqliteStore
@@ -44,9 +50,12 @@ class Rig:
         self._stopped = trio.Event()
         self.service = self._made()
 
+    @property
+    def auditing(self) -> Auditing:
+        return Auditing(store=self.store, clock=self.clock, identity=self.identity, file=self.file)
+
     def _made(self) -> AuditService:
-        auditing = Auditing(store=self.store, clock=self.clock, identity=self.identity, file=self.file)
-        return AuditService(auditing, head=self.head, changed=self._changed, log=self.log)
+        return AuditService(self.auditing, head=self.head, changed=self._changed, log=self.log)
 
     def _changed(self) -> None:
         self.changed += 1
@@ -187,7 +196,7 @@ async def test_a_break_is_found_at_start_told_recorded_once_and_not_forgotten(
             await rig.start()
             assert rig.broken() == bad, sql
             (problem,) = rig.service.problems()
-            assert (problem.id, problem.severity) == ("audit.broken", "critical")
+            assert (problem.id, problem.severity) == ("audit.broken", "warning")
             assert rig.kinds() == ["audit.broken"]
             for _ in range(3):
                 await rig.stop()
@@ -205,6 +214,30 @@ async def test_a_break_is_found_at_start_told_recorded_once_and_not_forgotten(
             assert rig.broken() is None
             assert rig.kinds() == ["audit.broken", "audit.accepted"]
             assert (await rig.service.accept("uid:0")).audit_id is None
+
+
+async def test_what_is_appended_before_the_first_look_does_not_stand_in_for_what_was_cut(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with rigged(tmp_path) as rig:
+        await rig.start()
+        await rig.grow(9)
+        await rig.stop()
+    for records in (1, 3, 20):
+        folder = tmp_path / str(records)
+        shutil.copytree(tmp_path, folder, ignore=lambda _, names: [n for n in names if n.isdigit()])
+        connection = apsw.Connection(str(folder / "ambient.db"))
+        connection.execute(UNLOCKED)
+        connection.execute("DELETE FROM audit_records WHERE seq > 6")
+        connection.close()
+        async with rigged(folder) as rig:
+            await rig.grow(records)
+            await rig.start()
+            assert rig.broken() == 7
+            assert rig.kinds() == ["audit.broken"]
+            await rig.stop()
+            await rig.start()
+            assert rig.kinds() == ["audit.broken"]
 
 
 async def test_a_tail_cut_behind_the_last_checkpoint_is_not_seen_after_a_restart(
@@ -279,6 +312,52 @@ async def test_a_forged_or_torn_file_is_a_break_and_a_missing_one_is_made_again(
         assert rig.signed() == 3
 
 
+@pytest.mark.parametrize("what", ["folder", "link", "dangling", "fifo"])
+async def test_something_else_in_the_place_of_the_file_is_a_break_too(
+    tmp_path: Path, autojump_clock: MockClock, what: str
+) -> None:
+    async with rigged(tmp_path) as rig:
+        await rig.start()
+        await rig.grow(2)
+        await rig.stop()
+        path = tmp_path / "audit.checkpoint"
+        path.unlink()
+        match what:
+            case "folder":
+                path.mkdir()
+            case "fifo":
+                os.mkfifo(path)
+            case _:
+                path.symlink_to("/etc/passwd" if what == "link" else "nowhere")
+        found = await verify(rig.auditing, BEGINNING, rows=50)
+        assert found.bad is not None
+        await rig.start()
+        assert rig.broken() == 2
+        assert len(list(tmp_path.glob("*.broken-*"))) == 1
+        assert rig.signed() == 3
+
+
+async def test_a_file_that_cannot_be_read_is_told_before_anything_is_known(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async def failing() -> str | None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with rigged(tmp_path) as rig:
+        good, rig.file.read = rig.file.read, failing  # type: ignore[method-assign]
+        await rig.start()
+        await rig.grow(2)
+        status = rig.service.status()
+        assert status is not None
+        assert "input/output error" in str(status.reason)
+        assert [problem.id for problem in rig.service.problems()] == ["audit.failing"]
+        with pytest.raises(UnavailableError, match="input/output error"):
+            await verify(rig.auditing, BEGINNING, rows=50)
+        rig.file.read = good  # type: ignore[method-assign]
+        await trio.sleep(AGAIN_SEC + 1)
+        assert not rig.service.problems()
+
+
 async def test_a_key_that_may_not_be_used_signs_nothing_and_a_good_one_soon(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:
@@ -347,16 +426,12 @@ async def test_a_long_chain_without_checkpoints_is_walked_once_in_stretches(
 
 
 async def test_what_a_verification_finds_is_noted(tmp_path: Path, autojump_clock: MockClock) -> None:
-    from ambientd.core.audit import BEGINNING
-    from ambientd.flows.audit import verify
-
     async with rigged(tmp_path) as rig:
         await rig.start()
         await rig.grow(EVERY_RECORDS)
         await rig.settle()
         rig.force("UPDATE audit_records SET subject = 'x' WHERE seq = 9")
-        auditing = Auditing(store=rig.store, clock=rig.clock, identity=rig.identity, file=rig.file)
-        found = await verify(auditing, BEGINNING, rows=50)
+        found = await verify(rig.auditing, BEGINNING, rows=50)
         assert found.bad is not None
         assert (found.bad.seq, found.own) == (9, True)
         await rig.service.note(found.bad)

@@ -10,6 +10,7 @@ from ambientd.flows.leases import Leases
 from ambientd.ports.errors import StoreBusyError
 from ambientd.services.bell import Bell
 from ambientd.services.leases import AGAIN_SEC, LOOK_SEC, LeaseService
+from ambientd.services.supervise import supervise
 from tests.fakes.log import ListLog
 from tests.fakes.trustedtime import HandTime
 from tests.flows.leaserig import LEASES, leased
@@ -27,6 +28,9 @@ class _Counted:
     async def sweep(self) -> float | None:
         self.at.append(trio.current_time() - self._began)
         return await self._leases.sweep()
+
+    def open(self) -> None:
+        self._leases.open()
 
     async def close(self) -> None:
         await self._leases.close()
@@ -68,6 +72,43 @@ async def test_an_orderly_end_gives_back_what_was_accounted_for_and_not_used(
     async with leased(tmp_path / "a.db", source) as rig:
         (row,) = await rig.leases.page(active=True, limit=1)
         assert row.held.bytes == 1_000
+
+
+class _CrashesOnce(_Counted):
+    """The second sweep raises what nobody expects."""
+
+    async def sweep(self) -> float | None:
+        found = await super().sweep()
+        if len(self.at) == 2:
+            raise RuntimeError("a bug")
+        return found
+
+
+async def test_leases_are_active_again_when_the_service_was_restarted_after_a_crash(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with leased(tmp_path / "a.db") as rig, trio.open_nursery() as nursery:
+        bell, log = Bell(), ListLog()
+        leases: Any = _CrashesOnce(rig.leases, rig.source)
+        service = LeaseService(leases=leases, bell=bell, log=log)
+        nursery.start_soon(supervise, "leases", service.run, log)
+        await trio.sleep(1)
+        await rig.activate(LEASES.lease())
+        assert await rig.meter(1_000) == "allowed"
+        bell.ring()
+        await trio.sleep(0.1)
+        assert log.events() == ["service.crashed"]
+        assert await rig.meter(1) == "lease_ended"
+        await trio.sleep(2)
+        assert await rig.code(lease_id="lease-1") == "allowed"
+        (row,) = await rig.leases.page(active=True, limit=10)
+        assert row.held.bytes == 1_000
+        assert await rig.meter(1_000) == "allowed"
+        assert log.events() == ["service.crashed"]
+        nursery.cancel_scope.cancel()
+    async with leased(tmp_path / "a.db", rig.source) as rig:
+        (row,) = await rig.leases.page(active=True, limit=1)
+        assert row.held.bytes == 2_000
 
 
 async def test_a_store_that_fails_is_tried_again(tmp_path: Path, autojump_clock: MockClock) -> None:

@@ -8,15 +8,19 @@ import trio
 from trio.testing import MockClock
 
 from ambientd.config.peers import PeerAddress
+from ambientd.core.audit import RESTORED
 from ambientd.core.ed25519 import show_key
-from ambientd.core.peerbook import TrustedPeer
+from ambientd.core.peerbook import PeerBook, TrustedPeer
 from ambientd.core.peers.floors import SendLine
+from ambientd.core.records import AuditEntry
 from ambientd.core.signeditem import issue
 from ambientd.ports.errors import StoreError
 from ambientd.services.peers.counting import STRIDE, Counting
+from ambientd.services.peers.service import FAULTS
 from ambientd.wire.enums import Connectivity
 from tests.fakes.clock import EPOCH
-from tests.fakes.peeridentity import NamedIdentity, seed_of
+from tests.fakes.identity import NamedIdentity, seed_of
+from tests.fakes.peerlan import LATENCY_SEC
 from tests.fakes.store import CrashError
 from tests.services.peerrig import item, lan_of, until
 
@@ -101,6 +105,77 @@ async def test_trust_takes_effect_at_once_and_so_does_its_end(
         await until(lambda: not rig["a"].linked)
         await until(lambda: rig["a"].host.bound is None)
         assert rig["a"].items.held
+
+
+async def test_a_trusted_key_that_ends_link_after_link_for_its_faults_has_to_wait(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with lan_of(tmp_path, "a", "b") as rig:
+        rig["a"].settings["static"] = ()
+        rig.start()
+        await until(rig.is_meshed)
+        service, dials = rig["a"].service, rig["b"].service.dials
+        assert dials is not None
+        for _ in range(int(FAULTS.burst) + 10):
+            assert len(rig["a"].host.offences) < 10
+            (link,) = service.open.values()
+            link.do(link.machine.received(b"what nobody would send", service.moment()))
+            await until(lambda: not service.open)
+            await trio.sleep(0.1)
+            rig["b"].service.links_changed()
+            await until(lambda: service.open)
+        assert rig["a"].host.offences
+        refused = await rig["a"].audit("peer_sync_refused")
+        assert {one["reason"] for one in refused} == {"out_of_order"}
+
+
+async def test_a_node_with_a_new_key_leaves_before_anybody_calls_it_a_forger(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with lan_of(tmp_path, "a", "b") as rig:
+        rig.start()
+        await until(rig.is_meshed)
+        rig["a"].service.identity = NamedIdentity("another")
+        rig["a"].service.key_changed()
+        await until(lambda: not rig["a"].linked and not rig["b"].linked, 1.0)
+        await trio.sleep(300)
+        reasons = {one["reason"] for node in rig.all for one in await node.audit("peer_sync_refused")}
+        assert reasons == {"not_trusted"}
+
+
+async def test_imports_that_the_audit_leaves_out_are_told_in_sums(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with lan_of(tmp_path, "a", "b") as rig:
+        rig["a"].items.recorded = False
+        rig.start()
+        await until(rig.is_meshed)
+        for number in range(9):
+            rig["b"].put(issue(seed_of("nobody"), NamedIdentity("nobody").public_key, b"%d" % number))
+            await trio.sleep(2)
+        await trio.sleep(700)
+        told = await rig["a"].audit("peer_sync_refused")
+        assert {one["reason"] for one in told} == {"nothing_new"}
+        assert sum(one["count"] for one in told) >= 9
+        assert len(told) == 2
+
+
+async def test_an_end_of_trust_counts_for_a_link_that_is_just_beginning(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with lan_of(tmp_path, "a", "b") as rig:
+        rig["a"].settings["static"] = ()
+        rig["a"].trusts = ("b", "c")
+        rig["b"].put(item(1))
+        rig.start()
+        service = rig["a"].service
+        while not service._links:
+            await trio.sleep(LATENCY_SEC / 10)
+        assert not service.open
+        service.trust_changed(PeerBook((show_key(NamedIdentity("c").public_key),)))
+        await trio.sleep(5)
+        assert not rig["a"].linked
+        assert not rig["a"].items.held
 
 
 async def test_without_an_upstream_a_node_receives_and_does_not_send(
@@ -269,6 +344,25 @@ async def test_a_sleeper_does_not_accuse_others(tmp_path: Path, autojump_clock: 
         assert rig["a"].service.open[rig["b"].key] is link
 
 
+async def test_peers_that_hold_the_same_from_the_start_are_told_as_compared(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with lan_of(tmp_path, "a", "b") as rig:
+        rig.start()
+        await until(rig.is_meshed)
+        await trio.sleep(5)
+        service, text = rig["a"].service, show_key(rig["b"].key)
+        (link,) = service.open.values()
+        told = service.synced_at(link, service.seen.get(text))
+        assert told is not None
+        assert timedelta(0) <= service.at(trio.current_time()) - told < timedelta(minutes=1)
+        await rig["b"].stop()
+        await until(lambda: not service.open)
+        kept = service.seen[text].synced_at
+        assert kept is not None
+        assert abs(kept - told) < timedelta(minutes=1)
+
+
 async def test_peers_are_remembered_over_a_restart(tmp_path: Path, autojump_clock: MockClock) -> None:
     async with lan_of(tmp_path, "a", "b") as rig:
         rig["b"].put(item(1))
@@ -301,6 +395,21 @@ async def test_no_number_is_given_twice_over_crashes(tmp_path: Path, autojump_cl
         assert kept[0].next > max(number for _, number in given)
         assert kept[1] is not None
         assert kept[1].since == 1
+
+
+async def test_a_backup_that_was_put_back_gives_no_number_again(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with lan_of(tmp_path, "a") as rig:
+        restored = AuditEntry(kind=RESTORED, at=EPOCH, actor="uid:0", subject="node", detail={})
+        lines = []
+        for was_restored in (False, True, False, True):
+            if was_restored:
+                await rig["a"].real_store.write(lambda tx: tx.audit.append(restored))
+            counting = Counting(rig["a"].store, rig["a"]._bytes)
+            await counting.load(1)
+            lines.append((await counting.take())[0])
+        assert lines[0] != lines[1] == lines[2] != lines[3]
 
 
 @pytest.mark.parametrize("size", [5])

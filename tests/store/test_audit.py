@@ -414,6 +414,30 @@ def test_records_are_listed_newest_first_by_kind_actor_and_time() -> None:
     assert seqs(kind="' OR 1=1 --") == []
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "detail_json = CAST(x'7b2261223a22ff227d' AS TEXT)",
+        f"detail_json = '{{\"a\":{'[' * 6000}{']' * 6000}}}'",
+        "detail_json = 'no'",
+        "detail_json = '[]'",
+        "at = 'yesterday'",
+        "at = CAST(x'ff' AS TEXT)",
+        "actor = CAST(x'ff' AS TEXT)",
+        "subject = CAST(x'00ff' AS TEXT)",
+    ],
+)
+def test_a_damaged_record_is_shown_as_far_as_it_can_be_and_stops_nobody(damage: str) -> None:
+    chain = Chain(2)
+    chain.append(RESTORED, detail={"former_seq": 1, "former_hash": "x"})
+    chain.append(RESTORED, detail={"former_seq": 2, "former_hash": "x"})
+    chain.force(f"UPDATE audit_records SET {damage} WHERE seq = 4")  # noqa: S608 - constants
+    assert [record.seq for record in chain.tx.audit.page(AuditQuery())] == [4, 3, 2, 1]
+    assert [record.seq for record in chain.tx.audit.latest(RESTORED, 2)] == [4, 3]
+    assert [line.seq for line in chain.tx.activity.latest(RESTORED, 2)] == [4, 3]
+    assert chain.bad() == 4
+
+
 def test_a_key_is_followed_once() -> None:
     chain = Chain()
     keep = chain.tx.identity.keep_rollover

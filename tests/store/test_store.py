@@ -153,15 +153,19 @@ async def test_a_write_cancelled_while_waiting_is_never_run(tmp_path: Path) -> N
         assert await store.read(lambda tx: (tx.ledger.count(), tx.ledger.get("never"))) == (1, None)
 
 
-async def test_a_write_cancelled_while_committing_is_finished_first(tmp_path: Path) -> None:
+async def test_a_write_cancelled_while_committing_is_finished_and_told(tmp_path: Path) -> None:
     gate = Gate()
     async with opened(tmp_path / "ambient.db", run_sync=gate) as store:
         gate.shut()
         scope = trio.CancelScope()
+        told: list[str] = []
 
         async def cancelled() -> None:
             with scope:
                 await store.write(add("s1"))
+                told.append("written")
+                await store.write(add("s2"))
+                told.append("never")
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(cancelled)
@@ -169,6 +173,7 @@ async def test_a_write_cancelled_while_committing_is_finished_first(tmp_path: Pa
             scope.cancel()
             await trio.testing.wait_all_tasks_blocked()
             gate.open.set()
+        assert told == ["written"]
         assert scope.cancelled_caught
         assert await store.read(count) == 1
 

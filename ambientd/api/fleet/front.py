@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import msgspec
 
 from ambientd.api.errors import refusal
-from ambientd.api.fleet.principal import bearer_of
+from ambientd.api.fleet.principal import API_KEY_HEADER, bearer_of
 from ambientd.core.fleet.ratelimit import RateLimiter, Tier, tier_of
 from ambientd.core.fleet.tokens import TokenKind, kind_of
 from ambientd.core.site import Network, client_address
@@ -22,6 +22,8 @@ _ALWAYS = (
 )
 _OVER_TLS = (("Strict-Transport-Security", "max-age=31536000; includeSubDomains"),)
 _CHALLENGE = ("WWW-Authenticate", "Bearer")
+BARE_BODY_MAX = 64 * 1024  # many times what logging in or enrolling takes
+_TOKEN_HEADERS = frozenset({"authorization", API_KEY_HEADER})
 UNLIMITED = frozenset({"/livez", "/readyz", "/api/v1/health"})
 
 
@@ -33,7 +35,10 @@ class FleetDoor:
         self._proxies = tuple(proxies)
 
     def admit(self, method: str, path: str, headers: Mapping[str, str], caller: Caller) -> Caller | Turned:
-        """The caller with its address."""
+        """The caller with its address. A large body is not read from somebody who shows no token."""
+        turned = None if _TOKEN_HEADERS & headers.keys() else _too_large(headers)
+        if turned is not None:
+            return turned
         if caller.ip is None:
             return caller
         return caller._replace(ip=client_address(caller.ip, headers.get("x-forwarded-for"), self._proxies))
@@ -45,6 +50,15 @@ class FleetDoor:
     def nameless(self) -> Turned:
         """A request has exactly one Host."""
         return Turned(400, "BAD_REQUEST", "a request has exactly one Host header")
+
+
+def _too_large(headers: Mapping[str, str]) -> Turned | None:
+    if "transfer-encoding" in headers:
+        return Turned(411, "LENGTH_REQUIRED", "without a token a body needs a Content-Length")
+    length = headers.get("content-length", "0")
+    if not length.isdigit() or len(length) > 9 or int(length) > BARE_BODY_MAX:
+        return Turned(413, "PAYLOAD_TOO_LARGE", f"without a token at most {BARE_BODY_MAX} bytes are read")
+    return None
 
 
 def build_front(app: Application, limiter: RateLimiter, *, clock: Clock, secure: bool) -> Application:

@@ -17,6 +17,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     connect session or a task that will be one."""
 
     node_id: str
+    owner_id: str
     registered_at: datetime
     node_type: NodeType
     capabilities: Capabilities
@@ -25,12 +26,18 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def can_take(
-    candidate: Candidate, kind: TaskType, requirements: Requirements, *, most: int = MAX_ACTIVE_PER_NODE
+    candidate: Candidate,
+    kind: TaskType,
+    requirements: Requirements,
+    *,
+    creator_id: str | None = None,
+    most: int = MAX_ACTIVE_PER_NODE,
 ) -> bool:
-    """Whether a node is able and free to take a task of a kind."""
+    """Whether a node is able, free and allowed to take a task of a kind that somebody submitted."""
     has = candidate.capabilities
     return (
-        (candidate.node_type is kind.node_type or NodeType.ANY in (kind.node_type, candidate.node_type))
+        (candidate.owner_id == creator_id or not kind.own_nodes)
+        and (candidate.node_type is kind.node_type or NodeType.ANY in (kind.node_type, candidate.node_type))
         and has.bandwidth_mbps >= kind.min_bandwidth_mbps
         and has.cpu_cores >= kind.min_cores
         and has.memory_gb >= kind.min_memory_gb
@@ -46,6 +53,7 @@ def choose(
     *,
     missing: int,
     candidates: Iterable[Candidate],
+    creator_id: str | None = None,
     most: int = MAX_ACTIVE_PER_NODE,
 ) -> list[str]:
     """The nodes to attach, up to as many as the task misses, in the order of the candidates.
@@ -57,7 +65,7 @@ def choose(
     for candidate in candidates:
         if len(chosen) >= missing:
             break
-        if can_take(candidate, kind, requirements, most=most):
+        if can_take(candidate, kind, requirements, creator_id=creator_id, most=most):
             chosen.append(candidate.node_id)
     return chosen
 

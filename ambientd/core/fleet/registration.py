@@ -1,5 +1,6 @@
 """Whether a node's registration and its reports are valid."""
 
+import re
 from datetime import datetime
 
 from ambientd.core.fleet.checks import Problems
@@ -20,7 +21,8 @@ LATENCY = (0, 3_600_000)  # milliseconds
 _INT_MAX = 2**63 - 1
 # Metadata of a report stays small: there is one for every report of every node.
 METADATA_LIMITS = JsonLimits(depth=4, items=64, key_bytes=64, string_bytes=1_000, total_bytes=4_096)
-_HEX = frozenset("0123456789abcdef")
+_DELTA_V_MAX = 1e308
+_HASH = re.compile("[0-9a-f]{64}")
 
 
 def is_node_id(text: str) -> bool:
@@ -70,24 +72,8 @@ def check_registration(body: NodeRegistration, owner_id: str) -> NewNode | Rejec
 def check_report(body: ReportBody, node_id: str, owner_id: str, at: datetime) -> NodeReport | Rejected:
     """The report to take, received at `at`, or everything that is wrong with it."""
     problems = Problems()
-    for field in ("health_score", "cpu_usage", "memory_usage", "disk_usage"):
-        value = getattr(body, field)
-        if value is not None:
-            problems.between(field, value, 0, 100)
-    for field, bounds in (
-        ("seq", (1, _INT_MAX)),
-        ("network_latency_ms", LATENCY),
-        ("audit_head_seq", (0, _INT_MAX)),
-        ("report_interval_sec", INTERVAL),
-    ):
-        value = getattr(body, field)
-        if value is not None:
-            problems.between(field, value, *bounds)
-    if body.delta_v is not None:
-        problems.between("delta_v", body.delta_v, 0, float("1e308"))
-    head = body.audit_head_hash
-    if head is not None and (len(head) != 64 or not _HEX.issuperset(head)):
-        problems.add("audit_head_hash", "format", "must be 64 hexadecimal digits", "64 hexadecimal digits")
+    if not _is_plain(body):
+        _check_figures(problems, body)
     if body.metadata is not None:
         check_json(problems, "metadata", body.metadata, METADATA_LIMITS)
     sampled_at = _instant(problems, "at", body.at)
@@ -113,6 +99,42 @@ def check_report(body: ReportBody, node_id: str, owner_id: str, at: datetime) ->
         report_interval_ms=None if interval is None else interval * 1000,
         metadata=body.metadata,
     )
+
+
+def _is_plain(body: ReportBody) -> bool:
+    """Whether all figures are as they should be: nearly always, and quickly found. Not-a-number is not."""
+    percent = (body.health_score, body.cpu_usage, body.memory_usage, body.disk_usage)
+    head, delta_v = body.audit_head_hash, body.delta_v
+    return (
+        all(value is None or 0 <= value <= 100 for value in percent)
+        and (body.seq is None or 1 <= body.seq <= _INT_MAX)
+        and (body.network_latency_ms is None or LATENCY[0] <= body.network_latency_ms <= LATENCY[1])
+        and (body.audit_head_seq is None or 0 <= body.audit_head_seq <= _INT_MAX)
+        and (delta_v is None or 0 <= delta_v <= _DELTA_V_MAX)
+        and (head is None or _HASH.fullmatch(head) is not None)
+        and body.report_interval_sec is None
+    )
+
+
+def _check_figures(problems: Problems, body: ReportBody) -> None:
+    for field in ("health_score", "cpu_usage", "memory_usage", "disk_usage"):
+        value = getattr(body, field)
+        if value is not None:
+            problems.between(field, value, 0, 100)
+    for field, bounds in (
+        ("seq", (1, _INT_MAX)),
+        ("network_latency_ms", LATENCY),
+        ("audit_head_seq", (0, _INT_MAX)),
+        ("report_interval_sec", INTERVAL),
+    ):
+        value = getattr(body, field)
+        if value is not None:
+            problems.between(field, value, *bounds)
+    if body.delta_v is not None:
+        problems.between("delta_v", body.delta_v, 0, _DELTA_V_MAX)
+    head = body.audit_head_hash
+    if head is not None and _HASH.fullmatch(head) is None:
+        problems.add("audit_head_hash", "format", "must be 64 hexadecimal digits", "64 hexadecimal digits")
 
 
 def _instant(problems: Problems, field: str, text: str | None) -> datetime | None:

@@ -48,6 +48,6 @@ def parse_signature(text: str) -> bytes | None:
     return signature if len(signature) == SIGNATURE_BYTES else None
 
 
-def is_signed(key: bytes, message: bytes, signature: bytes | None) -> bool:
-    """Whether the node's key signed this."""
-    return signature is not None and verify(key, message, signature)
+def is_signed(key: bytes, message: bytes, signature: bytes | None, *, sound: bool = False) -> bool:
+    """Whether the node's key signed this; `sound` as of `verify`."""
+    return signature is not None and verify(key, message, signature, sound=sound)

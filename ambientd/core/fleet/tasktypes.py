@@ -11,7 +11,9 @@ _MIB = 1024 * 1024
 
 class TaskType(NamedTuple):
     """One type. Times in seconds, sizes in bytes; `exclusive`: a node has one of it at a time. With the node
-    type `any` nodes of every type can take it."""
+    type `any` nodes of every type can take it. `own_nodes`: only nodes of whoever submitted it, for it runs
+    with what their owner has entrusted to them.
+    """
 
     name: str
     node_type: NodeType
@@ -22,6 +24,7 @@ class TaskType(NamedTuple):
     max_bytes: int
     needs_wasm: bool = False
     exclusive: bool = False
+    own_nodes: bool = False
 
 
 _ROWS = (
@@ -30,7 +33,7 @@ _ROWS = (
     TaskType("wasm_execution", NodeType.COMPUTE, 100, 4, 8, 900, 10 * _MIB, needs_wasm=True),
     TaskType("computation", NodeType.COMPUTE, 50, 4, 8, 1800, 20 * _MIB),
     TaskType(CONNECT_ONLY, NodeType.OPEN_INTERNET, 50, 1, 1, 3600, 1 * _MIB, exclusive=True),
-    TaskType(AGENT_SESSION, NodeType.ANY, 1, 1, 1, 3600, 1 * _MIB),
+    TaskType(AGENT_SESSION, NodeType.ANY, 1, 1, 1, 3600, 1 * _MIB, own_nodes=True),
     TaskType("feen_connectivity", NodeType.FEEN_RESONATOR, 100, 4, 4, 600, 5 * _MIB),
 )
 

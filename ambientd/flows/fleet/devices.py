@@ -14,6 +14,7 @@ from ambientd.flows.fleet.reach import Signed, take_number
 from ambientd.flows.fleet.work import WorkRules, offer_to_node
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import Rejected
+from ambientd.ports.fleet.lookups import Check, DeviceLookups
 from ambientd.ports.fleet.passwords import Randomness
 from ambientd.ports.fleet.store import FleetStore, FleetTransaction
 
@@ -50,6 +51,7 @@ class Devices:
         randomness: Randomness,
         new_id: Callable[[], str],
         rules: WorkRules,
+        lookups: DeviceLookups,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -57,6 +59,7 @@ class Devices:
         self._random = randomness
         self._new_id = new_id
         self._rules = rules
+        self._lookups = lookups
 
     async def add_join(
         self, owner_id: str, *, uses: int = 1, lifetime: timedelta = JOIN_LIFETIME, node_id: str | None = None
@@ -213,13 +216,12 @@ class Devices:
 
         return await self._store.write(work)
 
-    async def device(self, token: str) -> Device | None:
-        """Whose token it is; None when it opens nothing."""
+    async def device(self, token: str, check: Check = lambda _device: None) -> Device | Rejected | None:
+        """Whose token it is; None when it opens nothing, or what `check` says of the device."""
         if kind_of(token) is not TokenKind.DEVICE:
             return None
-        token_hash = self._hashes.of(TokenKind.DEVICE, token)
-        device = await self._store.read(lambda tx: tx.devices.device(token_hash))
-        if device is None or device.credential.revoked_at is not None or device.node_deleted:
+        device = await self._lookups.find(self._hashes.of(TokenKind.DEVICE, token), check)
+        if isinstance(device, Device) and (device.credential.revoked_at is not None or device.node_deleted):
             return None
         return device
 

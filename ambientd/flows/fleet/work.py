@@ -66,11 +66,19 @@ def _find(
 ) -> list[str]:
     """Up to so many nodes that can take a task, oldest registration first."""
     found: list[str] = []
+    owner = task.creator_id if kind.own_nodes else None
     after: tuple[datetime, str] | None = None
     while len(found) < missing:
-        page = tx.assignments.candidates(kind.node_type, task.task_id, CANDIDATES_PAGE, after)
+        page = tx.assignments.candidates(kind.node_type, task.task_id, CANDIDATES_PAGE, after, owner_id=owner)
         wanted = missing - len(found)
-        found += choose(kind, task.requirements, missing=wanted, candidates=page, most=rules.max_active)
+        found += choose(
+            kind,
+            task.requirements,
+            missing=wanted,
+            candidates=page,
+            creator_id=task.creator_id,
+            most=rules.max_active,
+        )
         if len(page) < CANDIDATES_PAGE:
             break
         after = (page[-1].registered_at, page[-1].node_id)
@@ -93,7 +101,7 @@ def offer_to_node(tx: FleetTransaction, node_id: str, at: datetime, rules: WorkR
             continue
         if node.active >= rules.max_active:
             break
-        if can_take(node, kind, task.requirements, most=rules.max_active):
+        if can_take(node, kind, task.requirements, creator_id=task.creator_id, most=rules.max_active):
             tx.assignments.attach(task.task_id, node_id, at)
             _settle(tx, task.task_id, at)
             given.append(task.task_id)

@@ -155,6 +155,9 @@ class DeviceRepository(Protocol):
     def device(self, token_hash: bytes) -> Device | None:
         """A credential with its node, also when it is revoked."""
 
+    def devices(self, token_hashes: Sequence[bytes]) -> dict[bytes, Device]:
+        """Credentials with their nodes, also revoked ones, by their hashes; those that there are."""
+
     def credentials(self, node_id: str) -> list[DeviceCredential]:
         """A node's credentials, newest first."""
 
@@ -254,12 +257,18 @@ class AssignmentRepository(Protocol):
         """Nobody else changes assignments until the end of this transaction."""
 
     def candidates(
-        self, node_type: NodeType, task_id: str, limit: int, after: tuple[datetime, str] | None = None
+        self,
+        node_type: NodeType,
+        task_id: str,
+        limit: int,
+        after: tuple[datetime, str] | None = None,
+        *,
+        owner_id: str | None = None,
     ) -> list[Candidate]:
         """Online nodes of a type (or `any`; with `any` of every type) that do not have the task, oldest
         registration first.
 
-        `after`: (registered_at, node_id) of the last one seen.
+        `after`: (registered_at, node_id) of the last one seen. With `owner_id` only theirs.
         """
 
     def candidate(self, node_id: str) -> Candidate | None:

@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import trio
 
+from ambientd.core.audit import RESTORED
 from ambientd.core.peers.floors import SendLine, line_name
 from ambientd.ports.store import Store, Transaction
 
 # Written down ahead of use, so that a change does not wait for the disk. A crash loses that many of 2**20.
 STRIDE = 1024
 LINE_BYTES = 8
+RESTORED_SEQ = "peers.restored_seq"
 
 
 class Counting:
@@ -29,6 +31,11 @@ class Counting:
 
         def work(tx: Transaction) -> SendLine:
             line = tx.peers.own_line() or fresh
+            restored = next(iter(tx.activity.latest(RESTORED, 1)), None)
+            if restored is not None and restored.seq > int(tx.settings.get(RESTORED_SEQ) or 0):
+                # Of a backup that was put back: numbers above those that it knows may have been given.
+                line = fresh
+                tx.settings.put(RESTORED_SEQ, str(restored.seq))
             tx.peers.begin(SendLine(line.line, line.next + STRIDE), now_ms)
             return line
 

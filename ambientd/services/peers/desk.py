@@ -88,7 +88,7 @@ class PeerDesk:
             address=link.shown,
             since=None if link.opened_at is None else service.at(link.opened_at),
             seen_at=service.at(link.heard),
-            synced_at=None if seen is None else seen.synced_at,
+            synced_at=service.synced_at(link, seen),
             agrees=link.machine.agrees,
             policies=link.machine.peer_count,
             clock_offset_ms=service.offsets.get(link.peer),
@@ -138,12 +138,11 @@ class PeerDesk:
     async def sync(self, request: SyncRequest, *, actor: str) -> SyncView | Rejected:
         """See `PeerControl`."""
         everything = not (request.peers or request.control_plane)
+        if request.control_plane and self._control is None:
+            return reject("NO_CONTROL_PLANE", "this node belongs to no control plane: ambientctl join URL")
+        await self._service.records.ordered(actor, dry_run=request.dry_run)
         control: str | None = None
-        if request.control_plane or (everything and self._control is not None):
-            if self._control is None:
-                return reject(
-                    "NO_CONTROL_PLANE", "this node belongs to no control plane: ambientctl join URL"
-                )
+        if self._control is not None and (request.control_plane or everything):
             control = "not asked in a dry run" if request.dry_run else await self._control()
         peers: list[SyncedPeer] = []
         if request.peers or everything:

@@ -16,6 +16,7 @@ from ambientd.services.bell import Bell
 from ambientd.services.supervise import Log
 
 KIND = "peer_sync_refused"
+ORDER = "control.sync"
 TEXT_MAX = 200
 # Records wait here while the store is away; more of them are counted and told with the next.
 WAITING_MAX = 64
@@ -67,6 +68,12 @@ class Records:
         due = trio.current_time() + (0.0 if soon else SEEN_EVERY_SEC)
         self._seen_due = min(self._seen_due, due)
         self._bell.ring()
+
+    async def ordered(self, actor: str, *, dry_run: bool) -> None:
+        """Records that an operator has asked for a round, before it begins; raises as `Store.write` does."""
+        detail = {"dry_run": dry_run}
+        entry = AuditEntry(kind=ORDER, at=self._clock.now(), actor=actor, subject="peers", detail=detail)
+        await self._store.write(lambda tx: tx.audit.append(entry))
 
     async def run(self) -> None:
         """Until cancelled; what waits then is written once more."""

@@ -19,6 +19,7 @@ from ambientd.core.peerlink import LinkSettings, PeerLink, Stamp
 from ambientd.core.peers.effects import Deliver, Outcome, RoundEnded
 from ambientd.core.peers.frames import CloseReason, decode_hello
 from ambientd.core.peers.handshake import keeps
+from ambientd.core.peers.limits import Bucket, Rate
 from ambientd.core.signeditem import SignedItem
 from ambientd.core.snapshot import Moment, Reader, Refused, Trust
 from ambientd.core.timefmt import to_ms
@@ -45,6 +46,9 @@ LISTEN_AGAIN_SEC = 5.0
 # In a full mesh everybody is told by the one who knows first; to pass it on at once would be noise, and take
 # the processor from those who are still being told. Half to one and a half of it.
 FORWARD_SEC = 0.2
+# Links that a trusted key may end by its faults: more, and it has to wait like a stranger, or it would flood,
+# end and begin anew with all allowances fresh.
+FAULTS = Rate(30, 0.05)
 # Reasons that an honest node may give for a handshake that fails: they cost it nothing but time.
 _INNOCENT = frozenset({CloseReason.LEAVING, CloseReason.PEER_LEFT, CloseReason.OWN_KEY})
 
@@ -129,6 +133,7 @@ class PeersService:
         self._counting = Counting(store, random_bytes)
         self._links: set[Link] = set()
         self._merges = 0
+        self._faults: dict[bytes, Bucket] = {}  # by trusted key
         self._brought: dict[bytes, None] = {}
         self._forward_bell = Bell()
         self.dials: DialBook | None = None
@@ -167,6 +172,13 @@ class PeersService:
         self._listener.forgive()
         self._hurry()
         self._listen_bell.ring()
+        self._changed()
+
+    def key_changed(self) -> None:
+        """This node has another key: what it says on its links is read by nobody any more."""
+        for link in tuple(self._links):
+            link.do(link.machine.lost("this node has another key"))
+        self._hurry()
         self._changed()
 
     def links_changed(self) -> None:
@@ -292,8 +304,17 @@ class PeersService:
         link = self._new_link(wire)
         await self._keep(link)
         closed = link.closed
-        if link.opened_at is None and closed is not None and closed.reason not in _INNOCENT:
+        if closed is None or closed.reason in _INNOCENT:
+            return
+        if link.opened_at is None or self._is_faulty(link.peer, closed.reason):
             self._listener.offended(wire)
+
+    def _is_faulty(self, key: bytes, reason: CloseReason) -> bool:
+        """Whether a trusted key has ended more links by its faults than accidents explain."""
+        if reason is CloseReason.SILENT:
+            return False
+        now = trio.current_time()
+        return not self._faults.setdefault(key, Bucket(FAULTS, now)).take(1, now)
 
     def _new_link(self, wire: PeerSocket) -> Link:
         now = trio.current_time()
@@ -357,6 +378,9 @@ class PeersService:
 
     def merged(self, link: Link, delivery: Deliver, merge: Merge) -> None:
         """See `Host`."""
+        if not merge.recorded:
+            text = "brings what this node has, or does not take, again and again"
+            self.records.refused(show_key(link.peer), "nothing_new", text)
         if merge.added and not delivery.dry_run:
             self._log.info(
                 "peers.merged",
@@ -364,11 +388,14 @@ class PeersService:
                 added=merge.added,
                 kept=merge.kept,
                 refused=len(merge.refused),
+                time_unverified=delivery.checked.time_unverified,
             )
         self._tell()
 
     def opened(self, link: Link) -> str | None:
         """See `Host`."""
+        if link.peer not in self.book.keys:  # it was trusted when the link began
+            return "this node does not trust the peer any more"
         other = self.open.get(link.peer)
         if other is not None:
             loser = self._loser(other, link)
@@ -488,10 +515,17 @@ class PeersService:
             name=link.machine.label,
             address=link.shown,
             seen_at=now,
-            synced_at=now if synced else None if before is None else before.synced_at,
+            synced_at=now if synced else self.synced_at(link, before),
         )
         self.seen[key] = peer
         self.records.seen(peer, soon=soon)
+
+    def synced_at(self, link: Link, before: PeerSeen | None) -> datetime | None:
+        """When a comparison with a linked peer last ended, or both were last seen to hold the same."""
+        agreed, kept = link.machine.agreed_at, None if before is None else before.synced_at
+        if agreed is None:
+            return kept
+        return self.at(agreed) if kept is None else max(self.at(agreed), kept)
 
     # --- a round that an operator asks for
 

@@ -28,13 +28,14 @@ _CONNECTED = (
     f" WHERE a.node_id = n.node_id AND a.disconnected_at IS NULL AND t.task_type = '{CONNECT_ONLY}')"
 )
 _CANDIDATE = (
-    "SELECT n.node_id, n.registered_at, n.node_type, n.bandwidth_mbps, n.cpu_cores, n.memory_gb,"
+    "SELECT n.node_id, n.owner_id, n.registered_at, n.node_type, n.bandwidth_mbps, n.cpu_cores, n.memory_gb,"
     " n.gpu_available,"
     f" ({_CURRENT}), CASE WHEN {_CONNECTED} THEN 1 ELSE 0 END FROM nodes AS n"
     " WHERE n.status = 'online' AND n.deleted_at IS NULL"
 )
 _CANDIDATES = (
     f"{_CANDIDATE} AND (n.node_type IN (?, 'any') OR CAST(? AS TEXT) = 'any')"
+    " AND (CAST(? AS TEXT) IS NULL OR n.owner_id = ?)"
     " AND (n.registered_at, n.node_id) > (?, ?) AND NOT EXISTS"
     " (SELECT 1 FROM task_assignments AS h WHERE h.task_id = ? AND h.node_id = n.node_id"
     " AND h.disconnected_at IS NULL) ORDER BY n.registered_at, n.node_id LIMIT ?"
@@ -96,15 +97,21 @@ class Assignments:
         self._sql.serialize(ASSIGNMENTS)
 
     def candidates(
-        self, node_type: NodeType, task_id: str, limit: int, after: tuple[datetime, str] | None = None
+        self,
+        node_type: NodeType,
+        task_id: str,
+        limit: int,
+        after: tuple[datetime, str] | None = None,
+        *,
+        owner_id: str | None = None,
     ) -> list[Candidate]:
         """Online nodes of a type (or `any`; with `any` of every type) that do not have the task, oldest
         registration first.
 
-        `after`: (registered_at, node_id) of the last one seen.
+        `after`: (registered_at, node_id) of the last one seen. With `owner_id` only theirs.
         """
         place = (_EARLIEST, "") if after is None else (to_ms(after[0]), after[1])
-        rows = self._sql.rows(_CANDIDATES, (node_type, node_type, *place, task_id, limit))
+        rows = self._sql.rows(_CANDIDATES, (node_type, node_type, owner_id, owner_id, *place, task_id, limit))
         return [_candidate(row) for row in rows]
 
     def candidate(self, node_id: str) -> Candidate | None:
@@ -194,13 +201,14 @@ class Assignments:
 def _candidate(row: Row) -> Candidate:
     return Candidate(
         node_id=row[0],
-        registered_at=from_ms(row[1]),
-        node_type=NodeType(row[2]),
+        owner_id=row[1],
+        registered_at=from_ms(row[2]),
+        node_type=NodeType(row[3]),
         capabilities=Capabilities(
-            bandwidth_mbps=row[3], cpu_cores=row[4], memory_gb=row[5], gpu_available=bool(row[6])
+            bandwidth_mbps=row[4], cpu_cores=row[5], memory_gb=row[6], gpu_available=bool(row[7])
         ),
-        active=row[7],
-        connected=bool(row[8]),
+        active=row[8],
+        connected=bool(row[9]),
     )
 
 

@@ -1,10 +1,11 @@
 """Join tokens, and the credentials of joined nodes."""
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from ambientd.core.fleet.records import Device, DeviceCredential, JoinTokenRecord
 from ambientd.core.timefmt import from_ms
-from ambientd.store.fleet.sql import Row, Sql, at, marks, ms, one
+from ambientd.store.fleet.sql import Row, Sql, at, is_in, marks, ms, one
 from ambientd.wire.fleet_enums import NodeStatus
 
 _JOIN = "token_id, token_hash, owner_id, created_at, expires_at, uses_left, node_id, revoked_at"
@@ -24,11 +25,11 @@ _OF_NODE = (
     f"SELECT {_CREDENTIAL} FROM device_credentials WHERE node_id = ?"
     " ORDER BY created_at DESC, credential_id DESC"
 )
-_DEVICE = (
+_DEVICES = (
     "SELECT "
     + ", ".join(f"c.{name}" for name in _CREDENTIAL.split(", "))
     + ", n.owner_id, n.status, n.deleted_at FROM device_credentials AS c"
-    " JOIN nodes AS n ON n.node_id = c.node_id WHERE c.token_hash = ?"
+    " JOIN nodes AS n ON n.node_id = c.node_id WHERE c.token_hash"
 )
 _KNOWS_KEY = "SELECT 1 FROM device_credentials WHERE node_id = ? AND public_key = ? LIMIT 1"
 _KNOWS_ANY = "SELECT 1 FROM device_credentials WHERE node_id = ? LIMIT 1"
@@ -107,15 +108,17 @@ class Devices:
 
     def device(self, token_hash: bytes) -> Device | None:
         """A credential with its node, also when it is revoked."""
-        row = one(self._sql.rows(_DEVICE, (token_hash,)))
-        if row is None:
-            return None
-        return Device(
-            credential=_credential(row),
-            owner_id=row[8],
-            node_status=NodeStatus(row[9]),
-            node_deleted=row[10] is not None,
-        )
+        return self.devices((token_hash,)).get(token_hash)
+
+    def devices(self, token_hashes: Sequence[bytes]) -> dict[bytes, Device]:
+        """Credentials with their nodes, also revoked ones, by their hashes; those that there are."""
+        wanted = list(dict.fromkeys(token_hashes))
+        if not wanted:
+            return {}
+        # Filled up to a power of two: statements of few lengths are prepared once.
+        wanted += wanted[-1:] * ((1 << (len(wanted) - 1).bit_length()) - len(wanted))
+        rows = self._sql.rows(f"{_DEVICES} {is_in(wanted)}", wanted)
+        return {bytes(row[2]): _device(row) for row in rows}
 
     def credentials(self, node_id: str) -> list[DeviceCredential]:
         """A node's credentials, newest first."""
@@ -147,6 +150,15 @@ def _join(row: Row) -> JoinTokenRecord:
         uses_left=row[5],
         node_id=row[6],
         revoked_at=at(row[7]),
+    )
+
+
+def _device(row: Row) -> Device:
+    return Device(
+        credential=_credential(row),
+        owner_id=row[8],
+        node_status=NodeStatus(row[9]),
+        node_deleted=row[10] is not None,
     )
 
 

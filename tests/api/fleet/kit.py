@@ -240,7 +240,7 @@ def plane_of(
         secrets={name: name.value.encode() for name in SecretName},
         issuers=IssuerKeys(ISSUER, LEASE_ISSUER),
         notifier=Notifier(None),
-        log=log,  # type: ignore[arg-type]  # answers every level
+        log=log,
         log_control=None,  # type: ignore[arg-type]  # for reloads only
         reload=list,
     )
@@ -258,6 +258,7 @@ async def api_over(place: Place, **server: Any) -> AsyncIterator[FleetApi]:
             await plane.store.wait_settled()
             assert plane.store.reason is None, plane.store.reason
             nursery.start_soon(plane.reports.run)
+            nursery.start_soon(plane.lookups.run)
             yield FleetApi(plane, clock, log, place)
             await plane.store.close()
             nursery.cancel_scope.cancel()

@@ -1,6 +1,7 @@
 """Joining, signing, rotation and revocation over HTTP."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -81,22 +82,24 @@ def test_a_node_speaks_for_itself_alone(sqlite: SqlitePlace) -> None:
         ann = await api.person("ann")
         edge, other = await ann.join("edge-1"), await ann.join("edge-2")
         task = await ann.submit(requirements={"min_nodes": 2})
-        for method, path, batch in (
+        foreign: list[tuple[str, str, Any]] = [
             ("GET", "/nodes/edge-2", None),
             ("PUT", "/nodes/edge-2/heartbeat", {"seq": 1}),
             ("GET", "/nodes/edge-2/assignments", None),
             ("POST", f"/nodes/edge-2/assignments/{task}/result", {"status": "completed"}),
             ("POST", "/nodes/edge-2/ledger", {"after": 0, "records": []}),
             ("GET", "/tasks?node_id=edge-2", None),
-        ):
+        ]
+        for method, path, batch in foreign:
             answer = await edge.ask(method, path, batch)
             assert json_of(answer, 404)["error"]["message"] == "there is no such node"
-        for method, path, batch in (
+        of_people: list[tuple[str, str, Any]] = [
             ("DELETE", "/nodes/edge-1", None),
             ("POST", "/tasks", {"task_type": "computation", "inputs": {}}),
             ("POST", "/join-tokens", {}),
             ("GET", "/admin/users", None),
-        ):
+        ]
+        for method, path, batch in of_people:
             assert (await edge.ask(method, path, batch)).status == 403
         assert [node["node_id"] for node in json_of(await edge.ask("GET", "/nodes"))] == ["edge-1"]
         assert [row["task_id"] for row in json_of(await other.ask("GET", "/tasks"))] == [task]

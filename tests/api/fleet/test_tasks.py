@@ -229,6 +229,22 @@ def test_work_of_an_agent_goes_to_any_type_of_node_and_its_result_comes_back(pla
     on(place, body)
 
 
+def test_a_prompt_never_reaches_the_agents_of_another_owner(place: Place) -> None:
+    async def body(api: FleetApi) -> None:
+        ann, bob = await api.person("ann"), await api.person("bob")
+        await ann.register("anns", node_type="any")
+        prompt = {"agent_id": "reviewer", "prompt": "p"}
+        task = await bob.submit(task_type="agent_session", inputs=prompt)
+        assert (await bob.get(f"/tasks/{task}"))["assigned_nodes"] == []
+        await ann.put("/nodes/anns/heartbeat")
+        await api.sweep()
+        assert (await bob.get(f"/tasks/{task}"))["assigned_nodes"] == []
+        await bob.register("bobs", node_type="gateway")
+        assert (await bob.get(f"/tasks/{task}"))["assigned_nodes"] == ["bobs"]
+
+    on(place, body)
+
+
 def test_a_failed_result_fails_the_task_when_no_node_is_left_to_do_it(sqlite: SqlitePlace) -> None:
     async def body(api: FleetApi) -> None:
         ann = await api.person("ann")

@@ -19,7 +19,12 @@ COMPUTATION = TASK_TYPES["computation"]
 
 
 def candidate(node_id: str = "n", **fields: Any) -> Candidate:
-    facts: dict[str, Any] = {"node_type": NodeType.COMPUTE, "capabilities": BIG, "registered_at": AT}
+    facts: dict[str, Any] = {
+        "owner_id": "ann",
+        "node_type": NodeType.COMPUTE,
+        "capabilities": BIG,
+        "registered_at": AT,
+    }
     return Candidate(node_id=node_id, **(facts | fields))
 
 
@@ -53,6 +58,14 @@ def test_a_node_has_one_connect_session_at_a_time() -> None:
     free = candidate(node_type=NodeType.OPEN_INTERNET)
     busy = candidate(node_type=NodeType.OPEN_INTERNET, connected=True)
     assert (can_take(free, kind, Requirements()), can_take(busy, kind, Requirements())) == (True, False)
+
+
+def test_a_session_of_an_agent_goes_to_nodes_of_its_own_owner_of_any_type() -> None:
+    kind = TASK_TYPES["agent_session"]
+    mine, foreign = candidate(node_type=NodeType.STORAGE), candidate(owner_id="bob")
+    assert can_take(mine, kind, Requirements(), creator_id="ann")
+    assert not can_take(foreign, kind, Requirements(), creator_id="ann")
+    assert can_take(foreign, COMPUTATION, Requirements(), creator_id="ann")
 
 
 @given(st.lists(st.booleans(), max_size=12), st.integers(0, 12))

@@ -10,7 +10,7 @@ from pathlib import Path
 import trio
 
 from ambientd.core.ed25519 import public_of, sign
-from ambientd.core.fleet.records import NewNode
+from ambientd.core.fleet.records import Device, NewNode
 from ambientd.core.fleet.secrets import SecretName
 from ambientd.core.fleet.signing import enrol_bytes
 from ambientd.core.fleet.tokens import TokenHashes
@@ -18,6 +18,7 @@ from ambientd.flows.fleet.devices import Devices, Enrolled
 from ambientd.flows.fleet.work import WorkRules
 from ambientd.ports.errors import Rejected
 from ambientd.ports.fleet.store import FleetStore
+from ambientd.services.fleet_lookups import LookupsService
 from tests.fakes.clock import TrioWallClock
 from tests.store.fleet.kit import SqlitePlace, add_user, new_node, opened
 
@@ -43,7 +44,7 @@ class Bench:
 
     async def rotate(self, enrolled: Enrolled, *, seed: bytes = SEED) -> Enrolled | Rejected:
         device = await self.devices.device(enrolled.device_token)
-        assert device is not None
+        assert isinstance(device, Device)
         key, old = public_of(seed), device.credential
         proof = sign(seed, enrol_bytes(node_id=old.node_id, public_key=key, join_token=old.credential_id))
         return await self.devices.rotate(device, public_key=key, proof=proof)
@@ -61,6 +62,7 @@ async def bench(folder: Path) -> AsyncIterator[Bench]:
                 add_user(tx, name)  # type: ignore[arg-type] # a transaction
 
         await store.write(owners)
+        lookups = LookupsService(store)
         devices = Devices(
             store=store,
             clock=TrioWallClock(),
@@ -68,8 +70,12 @@ async def bench(folder: Path) -> AsyncIterator[Bench]:
             randomness=os.urandom,
             new_id=lambda: str(uuid.uuid4()),
             rules=WorkRules(),
+            lookups=lookups,
         )
-        yield Bench(devices, store)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(lookups.run)
+            yield Bench(devices, store)
+            nursery.cancel_scope.cancel()
 
 
 def on_bench(folder: Path, body: Callable[[Bench], Awaitable[None]]) -> None:
@@ -168,7 +174,7 @@ def test_rotation_keeps_the_old_credential_until_the_new_one_is_confirmed(tmp_pa
         new = good(await rig.rotate(old, seed=OTHER))
         assert new.node.incarnation == old.node.incarnation + 1  # another key begins the streams anew
         device = await rig.devices.device(new.device_token)
-        assert device is not None
+        assert isinstance(device, Device)
         assert device.credential.public_key == public_of(OTHER)
         assert await rig.devices.confirm(device) is None
         assert [await rig.opens(one) for one in (old, lost, new)] == [False, False, True]

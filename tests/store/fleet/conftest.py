@@ -1,5 +1,6 @@
 """Every test that asks for `place` runs on SQLite and on PostgreSQL."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,9 +27,12 @@ def migrated(server: PgServer) -> str:
 
 
 @pytest.fixture
-def pg_place(postgresql: PgServer) -> PostgresqlPlace:
-    """A database of its own on PostgreSQL, with the schema."""
-    return PostgresqlPlace(postgresql, postgresql.new_database(migrated(postgresql)))
+def pg_place(postgresql: PgServer) -> Iterator[PostgresqlPlace]:
+    """A database of its own on PostgreSQL, with the schema; gone after the test."""
+    postgresql.ensure()
+    database = postgresql.new_database(migrated(postgresql))
+    yield PostgresqlPlace(postgresql, database)
+    postgresql.drop(database)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -123,20 +123,24 @@ async def test_two_processes_never_sweep_twice(pg_place: PostgresqlPlace) -> Non
         await one.write(work)
         await one.write_reports([report("n599", 10_000)])
         changed: Counter[str] = Counter()
-        moved: Counter[str] = Counter()
+        moved: Counter[tuple[str, str]] = Counter()
 
         async def sweeper(store: FleetStore) -> None:
             for _ in range(3):
                 found = await sweep_nodes(store, later(10_000), LivenessTimes())
                 changed.update(change.node_id for change in found)
-                moved.update(m.task_id for m in await sweep_work(store, later(10_000), WorkRules()))
+                taken = await sweep_work(store, later(10_000), WorkRules())
+                moved.update((move.task_id, move.node_id) for move in taken)
 
         async with trio.open_nursery() as nursery:
             for store in (one, two):
                 nursery.start_soon(sweeper, store)
+        await sweeper(one)  # who found the other one sweeping left it at that
         held = pg_place.rows(HELD)
     assert (len(changed), max(changed.values())) == (599, 1)
-    assert (len(moved), max(moved.values())) == (10, 1)
+    # A task may go first to a node that is found away a moment later; from each node it goes once.
+    assert {task for task, _ in moved} == {f"t{n}" for n in range(10)}
+    assert max(moved.values()) == 1
     assert held == [("n599", 10)]
 
 
@@ -241,8 +245,9 @@ async def test_a_server_killed_in_the_middle_of_the_work_loses_and_doubles_nothi
                 while len(acknowledged) < before + 200:
                     await trio.sleep(0.02)
             stop.set()
-        assert one.facts().ready
-        assert two.facts().ready
+        with trio.fail_after(60):
+            while not (one.facts().ready and two.facts().ready):
+                await trio.sleep(0.05)
     rows = pg_place.rows("SELECT node_id, report_seq FROM node_heartbeat_history")
     assert len(rows) == len(set(rows)), "a report was doubled"
     assert acknowledged - set(rows) == set(), "an acknowledged report was lost"
