@@ -211,7 +211,7 @@ class NodeRig:
             links=self.links,
             network=lambda: "default" if self.file.current is None else self.file.current.network,
             issuers=lambda: frozenset() if self.file.current is None else self.file.current.issuer_keys,
-            max_items=100,
+            max_items=1_000,
             changed=lambda: None,
             stale=lambda: None,
         )

@@ -81,11 +81,12 @@ async def reconcile(work: Work) -> Step:
     """Says what runs here, hears what is to be kept, stopped and begun, and does it."""
     pushing = work.pushing
     held = {one.task_id: one for one in await pushing.store.read(lambda tx: tx.assignments.open())}
-    # What has only been taken in and has no session yet is not running: it is offered again.
+    # What has ended and was not told counts as running, or it would be taken for lost and given anew. What
+    # could not be begun yet is offered again.
     running = [
         RunningBody(one.task_id, one.session_id)
         for one in held.values()
-        if not one.has_ended and (one.state is AssignmentState.RUNNING or one.session_id is not None)
+        if one.state is not AssignmentState.STARTING
     ]
     answer = await pushing.calls.change(
         "POST", f"{pushing.base}/assignments/reconcile", ReconcileRequest(running), ReconcileAnswer

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from ambientd.core.outbox import Reply
 from ambientd.core.records import AuditEntry, SessionChange, UsageRecord
 from ambientd.flows import push
-from ambientd.flows.push import Pushing, Step
+from ambientd.flows.push import Pushing
 from ambientd.ports.errors import UnavailableError
 from ambientd.store.search import index_noted
 from ambientd.store.unit import SqliteTransaction
@@ -35,7 +35,9 @@ from tests.store.kit import AT, StillClock, in_memory, new_event, new_session
 T = TypeVar("T")
 GENESIS = "0" * 64
 OK, LOST, UNHEARD, BUSY = "ok", "lost", "unheard", "busy"
-FAULTS = st.sampled_from([OK, OK, OK, LOST, UNHEARD, BUSY])
+FAULTS = st.sampled_from([OK, OK, LOST, UNHEARD, BUSY])
+STREAMS = st.sampled_from(["ledger", "ledger", "ledger", "audit", "reports", "beat", "place"])
+SMALLS = st.sampled_from([0, 0, 0, 5, 6, 7, 8, 9])  # how often batches were halved
 # How many sequences of steps are tried; more by hand: AMBIENT_MODEL_RUNS=2000.
 RUNS = int(os.environ.get("AMBIENT_MODEL_RUNS", "60"))
 
@@ -211,7 +213,6 @@ class OutboxMachine(RuleBasedStateMachine):
 
     # --- the node works
 
-    @rule(events=st.integers(0, 3))
     def add_session(self, events: int) -> None:
         name = f"ses_{len(self.sessions):03}"
         self.sessions.append(name)
@@ -223,8 +224,13 @@ class OutboxMachine(RuleBasedStateMachine):
 
         self._write(work)
 
+    @rule(count=st.integers(3, 9), events=st.integers(0, 3))
+    def add_sessions(self, count: int, events: int) -> None:
+        for _ in range(count):
+            self.add_session(events)
+
     @precondition(lambda self: self.running)
-    @rule(data=st.data(), events=st.integers(1, 4))
+    @rule(data=st.data(), events=st.integers(1, 12))
     def add_events(self, data: st.DataObject, events: int) -> None:
         name = data.draw(st.sampled_from(sorted(self.running)))
         at = len(self.plane.kept.events)
@@ -269,6 +275,9 @@ class OutboxMachine(RuleBasedStateMachine):
     # --- and tells
 
     def _step(self, step: Callable[[], Coroutine[Any, Any, Any]], fault: str) -> Any:
+        if not self.aligned:
+            run(push.align(self.pushing))
+            self.aligned = True
         self.plane.fault = fault
         try:
             return run(step())
@@ -277,36 +286,29 @@ class OutboxMachine(RuleBasedStateMachine):
         finally:
             self.plane.fault = OK
 
-    @rule(fault=FAULTS)
-    def align(self, fault: str) -> None:
-        found = self._step(lambda: push.align(self.pushing), fault)
-        self.aligned = isinstance(found, Step) and found.reply is None
+    @rule(tells=st.lists(st.tuples(STREAMS, FAULTS, SMALLS), min_size=1, max_size=8))
+    def tell(self, tells: list[tuple[str, str, int]]) -> None:
+        for stream, fault, small in tells:
+            getattr(self, f"_tell_{stream}")(fault, msgspec.structs.replace(self.pushing, small=small))
 
-    @rule(fault=FAULTS)
-    def beat(self, fault: str) -> None:
+    def _tell_place(self, fault: str, pushing: Pushing) -> None:
+        self._step(lambda: push.align(pushing), fault)
+
+    def _tell_beat(self, fault: str, pushing: Pushing) -> None:
         report = run(self.store.read(lambda tx: tx.outbox.newest_report()))
-        if report is None or report.seq in self.done or not self.aligned:
+        if report is None or report.seq in self.done:
             return
-        found = self._step(lambda: push.send_report(self.pushing, report), fault)
+        found = self._step(lambda: push.send_report(pushing, report), fault)
         if isinstance(found, HeartbeatAnswer):
             self.done.add(report.seq)
 
-    @precondition(lambda self: self.aligned)
-    @rule(fault=FAULTS, small=st.integers(0, 9))
-    def tell_ledger(self, fault: str, small: int) -> None:
-        pushing = msgspec.structs.replace(self.pushing, small=small)
+    def _tell_ledger(self, fault: str, pushing: Pushing) -> None:
         self._step(lambda: push.send_ledger(pushing), fault)
 
-    @precondition(lambda self: self.aligned)
-    @rule(fault=FAULTS, small=st.integers(0, 9))
-    def tell_audit(self, fault: str, small: int) -> None:
-        pushing = msgspec.structs.replace(self.pushing, small=small)
+    def _tell_audit(self, fault: str, pushing: Pushing) -> None:
         self._step(lambda: push.send_audit(pushing), fault)
 
-    @precondition(lambda self: self.aligned)
-    @rule(fault=FAULTS, small=st.integers(0, 9))
-    def tell_reports(self, fault: str, small: int) -> None:
-        pushing = msgspec.structs.replace(self.pushing, small=small)
+    def _tell_reports(self, fault: str, pushing: Pushing) -> None:
         self._step(lambda: push.send_old_reports(pushing, frozenset(self.done)), fault)
 
     # --- what goes wrong
