@@ -1,7 +1,6 @@
 """Reads what a control plane answers: its refusals, and how long to wait."""
 
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 
 import msgspec
 
@@ -48,6 +47,8 @@ def parse_retry_after(text: str | None, date: str | None = None) -> float | None
     text = text.strip()
     if text.isascii() and text.isdigit() and len(text) < 10:
         return float(text)
+    from email.utils import parsedate_to_datetime  # a date instead of seconds is rare
+
     try:
         until, now = parsedate_to_datetime(text), parsedate_to_datetime(date or "")
         return max(0.0, (until - now).total_seconds())

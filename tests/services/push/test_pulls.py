@@ -78,7 +78,7 @@ async def test_more_than_a_page_comes_in_pages_and_a_break_between_them_loses_no
         root = await root_of(rig)
         for start in range(0, 450, 150):
             await hand_in(root, *(policy(f"p{n:03}") for n in range(start, start + 150)))
-        rig.wire.faults = [OK] * 5 + [LOST]  # the second page
+        rig.wire.faults = [*[OK] * 5, LOST]  # the second page
         assert (await rig.sync()).reason
         rig.wire.sent.clear()
         await rig.sync()
@@ -142,6 +142,7 @@ async def test_a_connect_session_becomes_a_lease_and_its_end_a_result(tmp_path: 
         one = await mine(rig, task_id)
         assert one.state is AssignmentState.RUNNING, rig.log.lines
         row = await rig.store.read(lambda tx: tx.leases.get(one.lease_id))
+        assert row is not None
         assert row.is_active
         assert row.lease.session_id == task_id
         await rig.leases.end(one.lease_id, "uid:0")
@@ -160,6 +161,7 @@ async def test_a_session_that_is_stopped_there_is_revoked_here(tmp_path: Path) -
         await rig.owner.post("/connect-sessions/s-1/stop")
         await rig.sync()
         row = await rig.store.read(lambda tx: tx.leases.get(lease_id))
+        assert row is not None
         assert not row.is_active
         await rig.drain()
         assert (await mine(rig, task_id)).has_ended
@@ -170,7 +172,7 @@ async def test_a_lease_is_activated_once_whatever_is_lost(tmp_path: Path) -> Non
         as_gateway(rig)
         task_id = await connected(rig)
         for place in range(6):
-            rig.wire.faults = [OK] * place + [LOST]
+            rig.wire.faults = [*[OK] * place, LOST]
             await rig.sync()
             rig.restart()
         await rig.drain()

@@ -267,7 +267,7 @@ async def test_a_revoked_credential_is_not_worn_out(tmp_path: Path, autojump_clo
         assert rig.log.events().count("control_plane.refused") == 1
         rig.wire.trouble = None
         await trio.sleep(5500)  # it may have been a mistake of the control plane's
-        assert rig.service.refused is None
+        assert rig.refusal() is None
         assert rig.service.depth.waiting == 0
 
 

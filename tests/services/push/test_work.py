@@ -52,6 +52,7 @@ async def test_a_task_runs_as_a_session_and_its_result_comes_back(tmp_path: Path
         await rig.sync()
         [session_id] = await sessions(rig)
         row = await rig.store.read(lambda tx: tx.ledger.get(session_id))
+        assert row is not None
         assert (row.agent_id, row.task_text, row.task_title) == ("echo", "Say something", "Words")
         assert rig.sessions.woken
         await rig.sync()
@@ -84,13 +85,13 @@ async def test_whatever_is_lost_it_runs_once_and_is_told_of(tmp_path: Path, faul
     async with node_beside(tmp_path) as rig:
         await rig.drain()
         task_id = await submit(rig)
-        rig.wire.faults = [OK] * place + [fault]
+        rig.wire.faults = [*[OK] * place, fault]
         await rig.sync()
         rig.restart()
         await rig.sync()
         [session_id] = await sessions(rig)
         await end(rig, session_id)
-        rig.wire.faults = [OK] * place + [fault]
+        rig.wire.faults = [*[OK] * place, fault]
         await rig.sync()
         rig.restart()
         await rig.drain()
