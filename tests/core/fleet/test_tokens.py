@@ -1,3 +1,4 @@
+import hmac
 from datetime import UTC, datetime, timedelta
 
 import msgspec
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 from ambientd.core.fleet.records import RefreshTokenRecord
 from ambientd.core.fleet.secrets import SecretName
 from ambientd.core.fleet.tokens import (
+    KEY_OF,
     Refresh,
     TokenHashes,
     TokenKind,
@@ -39,6 +41,12 @@ def test_hashes_differ_by_kind_key_and_token() -> None:
     other = TokenHashes(dict.fromkeys(SecretName, b"another"))
     assert other.of(TokenKind.ACCESS, token) != HASHES.of(TokenKind.ACCESS, token)
     assert HASHES.of(TokenKind.ACCESS, token) == HASHES.of(TokenKind.ACCESS, token)
+
+
+@given(st.sampled_from(TokenKind), st.text(max_size=80))
+def test_a_hash_is_the_hmac_of_kind_and_token(kind: TokenKind, token: str) -> None:
+    message = f"ambient-token-v1\0{kind}\0".encode() + token.encode("utf-8", "replace")
+    assert HASHES.of(kind, token) == hmac.digest(KEY_OF[kind].value.encode(), message, "sha256")
 
 
 @pytest.mark.parametrize(
