@@ -351,9 +351,11 @@ class ControlPlane:
         notifier.ready()
 
     def _renew_certificate(self, tls: "ssl.SSLContext") -> None:
+        from ambientd.net.server_tls import load_certificate
+
         server = self._config.server
         try:
-            tls.load_cert_chain(server.tls_cert or "", server.tls_key)
+            load_certificate(tls, server.tls_cert or "", server.tls_key)
         except OSError as error:
             self._log.error("tls.not_renewed", reason=str(error), kept="the certificate in use")
 
