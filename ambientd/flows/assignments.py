@@ -47,7 +47,7 @@ from ambientd.wire.fleet_api_messages import (
     RunningBody,
     TaskInfo,
 )
-from ambientd.wire.fleet_enums import ExecutionStatus
+from ambientd.wire.fleet_enums import ExecutionStatus, Verdict
 from ambientd.wire.messages import SpawnRequest
 from ambientd.wire.outbox_enums import OutboxStream
 
@@ -78,7 +78,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def reconcile(work: Work) -> Step:
-    """Says what runs here, hears what is to be kept, stopped and begun, and does it."""
+    """Says what runs here, hears what is to be kept, stopped and begun, and does it; `again` when not all of
+    it was in the answer."""
     pushing = work.pushing
     held = {one.task_id: one for one in await pushing.store.read(lambda tx: tx.assignments.open())}
     # What has ended and was not told counts as running, or it would be taken for lost and given anew. What
@@ -99,18 +100,26 @@ async def reconcile(work: Work) -> Step:
     )
     verdicts = {view.task_id: view.verdict for view in answer.verdicts}
     steps = steps_of(verdicts, offered, known | held)
-    for task_id in (*steps.stop, *_withdrawn(offered, held)):
+    for task_id in (*steps.stop, *_withdrawn(offered, verdicts, held)):
         await stop(work, held[task_id], StopCause.VERDICT)
     if steps.tell:
         await pushing.store.write(lambda tx: _tell_again(tx, steps.tell))
     for one in (*steps.begin, *_unbegun(offered, held)):
         await begin(work, one)
-    return Step(moved=len(steps.begin) + len(steps.stop))
+    left_out = _wanted(verdicts) - {one.task_id for one in offered}
+    return Step(moved=len(steps.begin) + len(steps.stop), again=bool(left_out))
 
 
-def _withdrawn(offered: list[Offered], held: Mapping[str, Assignment]) -> list[str]:
+def _wanted(verdicts: Mapping[str, Verdict]) -> set[str]:
+    """Tasks that are to be begun; an answer may hold fewer of them than it names."""
+    return {task_id for task_id, verdict in verdicts.items() if verdict is Verdict.START}
+
+
+def _withdrawn(
+    offered: list[Offered], verdicts: Mapping[str, Verdict], held: Mapping[str, Assignment]
+) -> list[str]:
     """Tasks that could not be begun yet, and are not wanted any more."""
-    wanted = {one.task_id for one in offered}
+    wanted = {one.task_id for one in offered} | _wanted(verdicts)
     return [
         task_id
         for task_id, mine in held.items()

@@ -31,6 +31,9 @@ from ambientd.ports.fleet.store import FleetStore, FleetTransaction
 from ambientd.wire.fleet_enums import TASK_ENDED, DetachReason, ExecutionStatus, Verdict
 
 NO_TASK = Rejected("NOT_FOUND", "there is no such task")
+# Of inputs and modules in one answer to a node, which reads no endless ones. What is left out comes with the
+# next answer, when what is in this one runs.
+GIVEN_MAX = 4 * 1024 * 1024
 _ENDED = frozenset({ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.STOPPED})
 
 
@@ -155,7 +158,8 @@ class Tasks:
                     tx.assignments.note_execution(
                         task_id, reach.node_id, ExecutionStatus.IN_PROGRESS, at, session_id=session_id
                     )
-            return Reconciled(given=tuple(_given(tx, reach.node_id)), verdicts=found.verdicts)
+            given = _given(tx, reach.node_id, frozenset(running))
+            return Reconciled(given=tuple(given), verdicts=found.verdicts)
 
         return await self._store.write(work)
 
@@ -197,10 +201,21 @@ class Tasks:
                 pass
 
 
-def _given(tx: FleetTransaction, node_id: str) -> list[Given]:
-    found = []
-    for assignment in tx.assignments.of_node(node_id):
+def _given(tx: FleetTransaction, node_id: str, running: frozenset[str] = frozenset()) -> list[Given]:
+    """As much as one answer may hold, oldest first, at least one; what runs has its inputs and comes last."""
+    found: list[Given] = []
+    room = GIVEN_MAX
+    for assignment in sorted(tx.assignments.of_node(node_id), key=lambda one: _runs(one, running)):
+        if assignment.task_status in TASK_ENDED:
+            continue
+        room -= tx.tasks.work_size(assignment.task_id)
+        if found and room < 0:
+            break
         work = tx.tasks.work(assignment.task_id)
-        if work is not None and assignment.task_status not in TASK_ENDED:
+        if work is not None:
             found.append(Given(assignment=assignment, work=work))
     return found
+
+
+def _runs(one: AssignmentRecord, running: frozenset[str]) -> bool:
+    return one.task_id in running or one.execution_status is ExecutionStatus.IN_PROGRESS

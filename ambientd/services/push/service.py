@@ -434,7 +434,7 @@ class PushService:
 
     async def _reconcile(self, work: Work) -> Step:
         step = self._need(await work_flow.reconcile(work))
-        self._reconciled = True
+        self._reconciled = not step.again
         await self._read_held()
         return step
 

@@ -255,3 +255,20 @@ async def test_tasks_that_both_sides_have_ended_are_forgotten_after_a_month(tmp_
         rig.service._forget_at = 0.0
         await rig.sync()
         assert await mine(rig, task_id) is None
+
+
+async def test_work_of_many_megabytes_comes_in_several_answers_and_holds_nothing_up(tmp_path: Path) -> None:
+    async with node_beside(tmp_path) as rig:
+        bob = await rig.api.person("bob")
+        inputs = {"a": ["x" * 9_000] * 400}
+        tasks = [await bob.submit(inputs=inputs) for _ in range(4)]
+        own = await submit(rig)
+        await rig.record(3)
+        # What this node does not do has failed; all of it was told of, and so was the rest.
+        await rig.drain()
+        for _ in range(3):
+            rig.later(60)
+            await rig.drain()
+        assert {(await bob.get(f"/tasks/{one}"))["status"] for one in tasks} == {"failed"}
+        assert (await mine(rig, own)).state is AssignmentState.RUNNING
+        assert len(rig.there()["audit"]) == len((await rig.here())["audit"])
