@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from ambientd.core.fleet.pages import fill, size_of
 from ambientd.core.fleet.records import (
     AssignmentRecord,
     DeletedTask,
@@ -99,13 +100,21 @@ class Tasks:
 
         return await self._store.read(work) or NO_TASK
 
-    async def page(self, query: TaskQuery, node: Reach | None = None) -> list[TaskRecord] | Rejected:
-        """One page of tasks, newest first; with `node` those that it has or had, whoever submitted them."""
+    async def page(
+        self, query: TaskQuery, node: Reach | None = None
+    ) -> tuple[list[TaskRecord], bool] | Rejected:
+        """One page of tasks, newest first, and whether there may be more; with `node` those that it has or
+        had, whoever submitted them."""
 
-        def work(tx: FleetTransaction) -> list[TaskRecord] | Rejected:
+        def work(tx: FleetTransaction) -> tuple[list[TaskRecord], bool] | Rejected:
             if node is not None and find(tx, node) is None:
                 return NO_NODE
-            return tx.tasks.page(query)
+
+            def fetch(last: TaskRecord | None, count: int) -> list[TaskRecord]:
+                after = query.after if last is None else (last.created_at, last.task_id)
+                return tx.tasks.page(msgspec.structs.replace(query, limit=count, after=after))
+
+            return fill(fetch, query.limit, lambda task: size_of(task.result))
 
         return await self._store.read(work)
 

@@ -1,7 +1,11 @@
 """What somebody with some right tries to make of it: each was possible once."""
 
+from collections.abc import Callable
+from typing import Any
+
+from ambientd.core.audit import GENESIS, record_hash
 from ambientd.wire.fleet_enums import Role
-from tests.api.fleet.kit import FleetApi, json_of, on
+from tests.api.fleet.kit import FleetApi, Person, json_of, on
 from tests.store.fleet.kit import Place, SqlitePlace
 
 MIB = 1024 * 1024
@@ -47,3 +51,81 @@ def test_work_of_strangers_cannot_make_an_answer_that_its_node_does_not_read(pla
         assert len((await edge.ask("GET", edge.own("/assignments"))).body) < 5 * MIB
 
     on(place, body)
+
+
+async def pages(
+    person: Person, path: str, rows: Callable[[Any], list[Any]], cursor: Callable[[Any], Any]
+) -> int:
+    """All rows of a list, page by page; each page is of a size that anybody can take."""
+    found, after = 0, ""
+    for _ in range(100):
+        answer = await person.ask("GET", path + after)
+        assert len(answer.body) < 6 * MIB
+        page = json_of(answer)
+        found += len(rows(page))
+        following = cursor((page, dict(answer.headers)))
+        if not following:
+            return found
+        after = following
+    raise AssertionError(found)
+
+
+def test_what_a_node_hands_in_cannot_make_a_list_that_fills_the_memory(place: Place) -> None:
+    async def body(api: FleetApi) -> None:
+        ann = await api.person("ann")
+        edge = await ann.join("edge")
+        for _ in range(8):
+            task = await ann.submit()
+            path = edge.own(f"/assignments/{task}/result")
+            answer = await edge.ask("POST", path, {"status": "completed", "result": ["x" * MIB]})
+            assert answer.status == 400, answer.status
+            await edge.post(f"/assignments/{task}/result", {"status": "completed", "result": "x" * (MIB - 9)})
+        session = {
+            "agent_id": "a",
+            "agent_label": "a",
+            "model_id": "m",
+            "status": "running",
+            "started_at": "2026-11-20T11:00:00.000Z",
+            "error_message": "x" * MIB,
+        }
+        event = {"event_type": "message", "at": "2026-11-20T11:00:00.000Z", "payload": {"text": "x" * MIB}}
+        for seq in range(1, 9):
+            record = {"seq": seq, "session_id": f"s{seq}", "session": session}
+            await edge.post("/ledger", {"after": seq - 1, "records": [record]})
+        for seq in range(1, 9):
+            record = {"seq": 8 + seq, "session_id": "s1", "events": [{"seq": seq, **event}]}
+            await edge.post("/ledger", {"after": 7 + seq, "records": [record]})
+        after = GENESIS
+        for seq in range(1, 9):
+            fields: Any = {
+                "seq": seq,
+                "kind": "x",
+                "at": "2026-11-20T11:00:00.000Z",
+                "actor": "a",
+                "subject": "s",
+            }
+            detail = {"text": "x" * MIB}
+            digest = record_hash(prev_hash=after, detail=detail, **fields)
+            await edge.post(
+                "/audit", {"records": [{**fields, "detail": detail, "prev_hash": after, "hash": digest}]}
+            )
+            after = digest
+        ledger, one = "/nodes/edge/ledger?limit=500", "/nodes/edge/ledger/s1"
+        lists = (
+            ("/tasks?limit=500", lambda page: page, lambda a: _with("&cursor=", a[1].get("X-Next-Cursor"))),
+            (ledger, lambda page: page["rows"], lambda a: _with("&cursor=", a[0]["next_cursor"])),
+            (one, lambda page: page["events"], lambda a: _with("?after_event=", a[0]["next_event"])),
+            (
+                "/nodes/edge/audit?limit=500",
+                lambda page: page["records"],
+                lambda a: _with("&after=", a[0]["records"][-1]["seq"] if a[0]["records"] else None),
+            ),
+        )
+        for path, rows, cursor in lists:
+            assert await pages(ann, path, rows, cursor) == 8, path
+
+    on(place, body)
+
+
+def _with(name: str, value: object) -> str:
+    return f"{name}{value}" if value else ""
