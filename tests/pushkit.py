@@ -197,14 +197,13 @@ class NodeRig:
             boot_id=reading.boot_id,
         )
 
-    def _link(self, membership: Membership, answered: Callable[[], None]) -> DeviceLink:
+    def _link(self, membership: Membership) -> DeviceLink:
         return DeviceLink(
             membership,
             transport=self.wire,
             identity=self.identity,
             store=self.store,
             timeout=lambda: 10.0,
-            answered=answered,
         )
 
     def _policies(self) -> PolicyCache:

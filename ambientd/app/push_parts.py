@@ -224,6 +224,8 @@ class PushPart:
 
     async def leave(self, *, actor: str) -> MembershipView | Rejected:
         """See the port."""
+        if self.joined and self._service is not None:
+            await self._service.end_alone()
         return self._changed(await leave(self._joining(), actor=actor))
 
     def _changed(self, answer: MembershipView | Rejected) -> MembershipView | Rejected:
@@ -410,7 +412,7 @@ class PushPart:
         if (await store.read(lambda tx: tx.outbox.state())).joined:
             await store.write(lambda tx: tx.outbox.leave())
 
-    def _link(self, membership: Membership, answered: Callable[[], None]) -> "DeviceLink":
+    def _link(self, membership: Membership) -> "DeviceLink":
         from ambientd.services.push import DeviceLink
 
         address = parse_control_url(membership.url)
@@ -422,7 +424,6 @@ class PushPart:
             identity=self._need().identity,
             store=self._ground.store,
             timeout=lambda: self._ground.config().control_plane.timeout,
-            answered=answered,
         )
 
     def _work(self, pushing: Pushing) -> "Work":

@@ -47,7 +47,7 @@ from ambientd.wire.fleet_api_messages import (
     RunningBody,
     TaskInfo,
 )
-from ambientd.wire.fleet_enums import ExecutionStatus, Verdict
+from ambientd.wire.fleet_enums import AwayPolicy, ExecutionStatus, Verdict
 from ambientd.wire.messages import SpawnRequest
 from ambientd.wire.outbox_enums import OutboxStream
 
@@ -350,13 +350,17 @@ async def stop(work: Work, assignment: Assignment, cause: StopCause) -> None:
         return wanted
 
     wanted = await work.pushing.store.write(write)
-    if wanted is None or wanted.has_ended:
-        return
-    actor = NODE if cause is StopCause.AWAY else ACTOR
-    if wanted.lease_id is not None:
-        await work.leases.end(wanted.lease_id, actor)
-    elif wanted.session_id is not None:
-        await operator.kill(wanted.session_id, work.controls, actor=actor)
+    if wanted is not None and not wanted.has_ended:
+        await _end(work, wanted)
+
+
+async def _end(work: Work, one: Assignment) -> None:
+    """Ends what runs for a task; whether it has is seen by `settle`."""
+    actor = NODE if one.stop_cause is StopCause.AWAY else ACTOR
+    if one.lease_id is not None:
+        await work.leases.end(one.lease_id, actor)
+    elif one.session_id is not None:
+        await operator.kill(one.session_id, work.controls, actor=actor)
 
 
 def _told_after(cause: StopCause) -> Told:
@@ -372,6 +376,37 @@ async def stop_overdue(work: Work, away_ms: int) -> int:
         if one.task_id in due:
             await stop(work, one, StopCause.AWAY)
     return len(due)
+
+
+async def stop_again(work: Work) -> None:
+    """Ends what was to be ended and has not: nobody was there to do it, or it was refused."""
+    for one in await work.pushing.store.read(lambda tx: tx.assignments.open()):
+        if one.stop_cause is not None and not one.has_ended:
+            await _end(work, one)
+
+
+async def stop_alone(work: Work) -> int:
+    """Ends work that must not go on without the control plane, which this node is about to leave."""
+    held = await work.pushing.store.read(lambda tx: tx.assignments.open())
+    due = [one for one in held if one.away_policy is AwayPolicy.STOP and not one.has_ended]
+    for one in due:
+        await stop(work, one, StopCause.AWAY)
+    return len(due)
+
+
+async def give_up(work: Work) -> None:
+    """What is held came with another registration: it ends, and nobody else is told what came of it."""
+    for one in await work.pushing.store.read(lambda tx: tx.assignments.open()):
+        if not one.has_ended:
+            await stop(work, one, StopCause.VERDICT)
+            continue
+        gone = msgspec.structs.replace(one, told=Told.ENDED)
+
+        def write(tx: Transaction, gone: Assignment = gone) -> None:
+            tx.assignments.put(gone)
+            tx.outbox.count(OutboxStream.RESULTS, dropped=1)
+
+        await work.pushing.store.write(write)
 
 
 async def settle(work: Work) -> int:
@@ -494,7 +529,8 @@ def is_untold(one: Assignment) -> bool:
     """Whether the control plane does not know how far a task is."""
     if one.has_ended:
         return one.told is not Told.ENDED
-    return one.state is AssignmentState.RUNNING and one.told is Told.NOTHING
+    running = one.state is AssignmentState.RUNNING and one.told is Told.NOTHING
+    return running and one.stop_cause is not StopCause.VERDICT
 
 
 async def forget_old(work: Work) -> int:
