@@ -407,7 +407,10 @@ class PushPart:
             self._service = None
 
     async def _forget(self) -> None:
-        """The membership was taken away while nobody looked."""
+        """The membership was taken away while nobody looked. One that cannot be read is not gone: what waits
+        for it stays."""
+        if self.file.problem is not None:
+            return
         store = self._ground.store
         if (await store.read(lambda tx: tx.outbox.state())).joined:
             await store.write(lambda tx: tx.outbox.leave())
