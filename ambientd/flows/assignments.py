@@ -22,6 +22,7 @@ from ambientd.core.assignments import (
     Told,
     ended_state,
     failure,
+    is_sound,
     overdue,
     read_order,
     session_result,
@@ -95,6 +96,8 @@ async def reconcile(work: Work) -> Step:
     if isinstance(answer, Reply):
         return failed(answer)
     offered = [_offered(view) for view in answer.assignments]
+    if not all(is_sound(one) for one in offered):
+        return Step(meaning=Meaning.AGAIN, text="it offers work that cannot be")
     known = await pushing.store.read(
         lambda tx: {one.task_id: mine for one in offered if (mine := tx.assignments.get(one.task_id))}
     )
