@@ -1,7 +1,11 @@
 """What somebody with some right tries to make of it: each was possible once."""
 
 from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from ambientd.core.audit import GENESIS, record_hash
 from ambientd.wire.fleet_enums import Role
@@ -129,3 +133,50 @@ def test_what_a_node_hands_in_cannot_make_a_list_that_fills_the_memory(place: Pl
 
 def _with(name: str, value: object) -> str:
     return f"{name}{value}" if value else ""
+
+
+@pytest.mark.parametrize("how", ["restart", "clock forward"])
+def test_an_outage_of_the_control_plane_takes_no_work_from_healthy_nodes(
+    place: Place, tmp_path: Path, how: str
+) -> None:
+    async def first(api: FleetApi) -> None:
+        ann = await api.person("ann")
+        edge, other = await ann.join("edge"), await ann.join("other")
+        task = await ann.submit(away={"policy": "move", "after_sec": 60})
+        await edge.post("/assignments/reconcile", {"running": [{"task_id": task}]})
+        if how == "clock forward":
+            api.clock.at += timedelta(days=1)
+            await other.beat()
+            await check(api)
+
+    async def check(api: FleetApi) -> None:
+        await api.sweep()
+        await api.sweep()
+        assert api.rows("SELECT DISTINCT status FROM nodes") == [("online",)]
+        assert api.rows("SELECT count(*) FROM task_assignments WHERE disconnected_at IS NOT NULL") == [(0,)]
+        api.later(1_000)
+        await api.sweep()
+        assert ("edge", "offline") in api.rows("SELECT node_id, status FROM nodes")
+
+    async def again(api: FleetApi) -> None:
+        await check(api)
+
+    on(place, first)
+    if how == "restart":
+        on(place, again, at_sec=86_400)
+
+
+def test_a_clock_that_is_set_back_leaves_no_node_online_for_ever(place: Place) -> None:
+    async def body(api: FleetApi) -> None:
+        ann = await api.person("ann")
+        edge = await ann.join("edge")
+        api.clock.at += timedelta(days=3650)
+        await edge.beat()
+        api.clock.at -= timedelta(days=3650)
+        api.listen()
+        await edge.beat()
+        api.later(1_000)
+        await api.sweep()
+        assert (await ann.get("/nodes/edge"))["status"] == "offline"
+
+    on(place, body)
