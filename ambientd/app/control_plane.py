@@ -33,7 +33,7 @@ from ambientd.api.fleet.tasks import BODY_MAX, task_routes
 from ambientd.api.health import health_routes
 from ambientd.api.openapi import About, openapi_route
 from ambientd.api.router import Route, RouteTable, build_application
-from ambientd.app.fleet_sweeps import build_sweeps
+from ambientd.app.fleet_sweeps import build_hearing, build_sweeps
 from ambientd.app.httplog import HttpLogLines
 from ambientd.config.schema import Config
 from ambientd.config.server import ServerConfig
@@ -154,8 +154,9 @@ class ControlPlane:
         hashes = TokenHashes(outside.secrets)
         self.reports = ReportsService(self.store)
         self.lookups = LookupsService(self.store)
+        self.hearing = build_hearing(server)
         self.sweeps = SweepsService(
-            build_sweeps(server, store=self.store, clock=self.clock, rules=rules),
+            build_sweeps(server, store=self.store, clock=self.clock, rules=rules, hearing=self.hearing),
             jitter=lambda: int.from_bytes(os.urandom(4)) / 2**32,
             log=self._log,
         )
@@ -351,9 +352,11 @@ class ControlPlane:
         notifier.ready()
 
     def _renew_certificate(self, tls: "ssl.SSLContext") -> None:
+        from ambientd.net.server_tls import load_certificate
+
         server = self._config.server
         try:
-            tls.load_cert_chain(server.tls_cert or "", server.tls_key)
+            load_certificate(tls, server.tls_cert or "", server.tls_key)
         except OSError as error:
             self._log.error("tls.not_renewed", reason=str(error), kept="the certificate in use")
 

@@ -224,6 +224,8 @@ class PushPart:
 
     async def leave(self, *, actor: str) -> MembershipView | Rejected:
         """See the port."""
+        if self.joined and self._service is not None:
+            await self._service.end_alone()
         return self._changed(await leave(self._joining(), actor=actor))
 
     def _changed(self, answer: MembershipView | Rejected) -> MembershipView | Rejected:
@@ -405,12 +407,15 @@ class PushPart:
             self._service = None
 
     async def _forget(self) -> None:
-        """The membership was taken away while nobody looked."""
+        """The membership was taken away while nobody looked. One that cannot be read is not gone: what waits
+        for it stays."""
+        if self.file.problem is not None:
+            return
         store = self._ground.store
         if (await store.read(lambda tx: tx.outbox.state())).joined:
             await store.write(lambda tx: tx.outbox.leave())
 
-    def _link(self, membership: Membership, answered: Callable[[], None]) -> "DeviceLink":
+    def _link(self, membership: Membership) -> "DeviceLink":
         from ambientd.services.push import DeviceLink
 
         address = parse_control_url(membership.url)
@@ -422,7 +427,6 @@ class PushPart:
             identity=self._need().identity,
             store=self._ground.store,
             timeout=lambda: self._ground.config().control_plane.timeout,
-            answered=answered,
         )
 
     def _work(self, pushing: Pushing) -> "Work":

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import msgspec
 
 from ambientd.core.canonical import UNREADABLE
-from ambientd.core.outbox import Reply
+from ambientd.core.outbox import NUMBER_MAX, Reply
 
 SHOWN_MAX = 300
 
@@ -65,9 +65,9 @@ def words_of(reply: Reply) -> str:
 
 
 def number_in(reply: Reply, *fields: str) -> int | None:
-    """The number that a refusal names as the last one; None when it names none."""
+    """The number that a refusal names as the last one; None when it names none that can be."""
     for field in fields:
         text = reply.details.get(field, "")
-        if text.isascii() and text.isdigit() and len(text) <= 19:
+        if text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= NUMBER_MAX:
             return int(text)
     return None

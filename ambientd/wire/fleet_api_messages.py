@@ -199,7 +199,7 @@ class AssignmentView(msgspec.Struct):
 
 
 class AssignmentsAnswer(msgspec.Struct):
-    """`GET /api/v1/nodes/{id}/assignments`, oldest first."""
+    """`GET /api/v1/nodes/{id}/assignments`, what is to begin first; what finds no room comes when that runs."""
 
     assignments: list[AssignmentView]
 
@@ -225,7 +225,7 @@ class VerdictView(msgspec.Struct):
 
 
 class ReconcileAnswer(msgspec.Struct):
-    """Verdicts for what runs and for what should; then all that the node has."""
+    """Verdicts for what runs and for what should; then what the node has, as far as there is room for it."""
 
     verdicts: list[VerdictView]
     assignments: list[AssignmentView]

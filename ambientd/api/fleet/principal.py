@@ -124,10 +124,11 @@ def _lacks_scope(account: Account, route: Route) -> str | None:
     """What an API key lacks for a route; None when it may pass, as every access token may."""
     if account.scopes is None:
         return None
-    change = route.access is Access.WRITE
+    # An open route that asks who calls (registration) changes something as well.
+    change = route.access is not Access.READ
     subject = next((word for path, word in _SUBJECTS if route.path.startswith(path)), "nodes")
     if subject == "":
-        return "an access token: an API key does not change its own account" if change else None
+        return "an access token: an API key does not change accounts" if change else None
     wanted = f"{subject}:{'write' if change else 'read'}"
     return None if wanted in account.scopes else f"an API key with the scope {wanted}"
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from ambientd.core.fleet.pages import fill, size_of
 from ambientd.core.fleet.records import (
     AssignmentRecord,
     DeletedTask,
@@ -28,9 +29,12 @@ from ambientd.flows.fleet.work import (
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import Rejected
 from ambientd.ports.fleet.store import FleetStore, FleetTransaction
-from ambientd.wire.fleet_enums import TASK_ENDED, DetachReason, ExecutionStatus, Verdict
+from ambientd.wire.fleet_enums import TASK_ENDED, DetachReason, ExecutionStatus, NodeStatus, Verdict
 
 NO_TASK = Rejected("NOT_FOUND", "there is no such task")
+# Of inputs and modules in one answer to a node, which reads no endless ones. What is left out comes with the
+# next answer, when what is in this one runs.
+GIVEN_MAX = 4 * 1024 * 1024
 _ENDED = frozenset({ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.STOPPED})
 
 
@@ -96,13 +100,21 @@ class Tasks:
 
         return await self._store.read(work) or NO_TASK
 
-    async def page(self, query: TaskQuery, node: Reach | None = None) -> list[TaskRecord] | Rejected:
-        """One page of tasks, newest first; with `node` those that it has or had, whoever submitted them."""
+    async def page(
+        self, query: TaskQuery, node: Reach | None = None
+    ) -> tuple[list[TaskRecord], bool] | Rejected:
+        """One page of tasks, newest first, and whether there may be more; with `node` those that it has or
+        had, whoever submitted them."""
 
-        def work(tx: FleetTransaction) -> list[TaskRecord] | Rejected:
+        def work(tx: FleetTransaction) -> tuple[list[TaskRecord], bool] | Rejected:
             if node is not None and find(tx, node) is None:
                 return NO_NODE
-            return tx.tasks.page(query)
+
+            def fetch(last: TaskRecord | None, count: int) -> list[TaskRecord]:
+                after = query.after if last is None else (last.created_at, last.task_id)
+                return tx.tasks.page(msgspec.structs.replace(query, limit=count, after=after))
+
+            return fill(fetch, query.limit, lambda task: size_of(task.result))
 
         return await self._store.read(work)
 
@@ -149,13 +161,16 @@ class Tasks:
             node = enter(tx, reach)
             if isinstance(node, Rejected):
                 return node
+            if node.status is NodeStatus.REJECTED:
+                return Reconciled(given=(), verdicts=dict.fromkeys(running, Verdict.STOP))
             found = reconcile_node(tx, reach.node_id, running, at, self._rules)
             for task_id, session_id in running.items():
                 if found.verdicts.get(task_id) is Verdict.KEEP:
                     tx.assignments.note_execution(
                         task_id, reach.node_id, ExecutionStatus.IN_PROGRESS, at, session_id=session_id
                     )
-            return Reconciled(given=tuple(_given(tx, reach.node_id)), verdicts=found.verdicts)
+            given = _given(tx, reach.node_id, frozenset(running))
+            return Reconciled(given=tuple(given), verdicts=found.verdicts)
 
         return await self._store.write(work)
 
@@ -175,6 +190,8 @@ class Tasks:
                 return task  # its answer was lost
             if task.status in TASK_ENDED:
                 return Rejected("CONFLICT", f"the task has already {task.status.value}")
+            if node.status is NodeStatus.REJECTED:
+                return Rejected("CONFLICT", "its owner has rejected this node")
             if mine.disconnected_at is not None:
                 if mine.reason is not DetachReason.MOVED and mine.reason is not DetachReason.STOPPED:
                     return Rejected("CONFLICT", "the task was taken from this node")
@@ -197,10 +214,21 @@ class Tasks:
                 pass
 
 
-def _given(tx: FleetTransaction, node_id: str) -> list[Given]:
-    found = []
-    for assignment in tx.assignments.of_node(node_id):
+def _given(tx: FleetTransaction, node_id: str, running: frozenset[str] = frozenset()) -> list[Given]:
+    """As much as one answer may hold, oldest first, at least one; what runs has its inputs and comes last."""
+    found: list[Given] = []
+    room = GIVEN_MAX
+    for assignment in sorted(tx.assignments.of_node(node_id), key=lambda one: _runs(one, running)):
+        if assignment.task_status in TASK_ENDED:
+            continue
+        room -= tx.tasks.work_size(assignment.task_id)
+        if found and room < 0:
+            break
         work = tx.tasks.work(assignment.task_id)
-        if work is not None and assignment.task_status not in TASK_ENDED:
+        if work is not None:
             found.append(Given(assignment=assignment, work=work))
     return found
+
+
+def _runs(one: AssignmentRecord, running: frozenset[str]) -> bool:
+    return one.task_id in running or one.execution_status is ExecutionStatus.IN_PROGRESS

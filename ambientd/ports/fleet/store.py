@@ -232,6 +232,9 @@ class TaskRepository(Protocol):
     def work(self, task_id: str) -> TaskWork | None:
         """Inputs and module of a task."""
 
+    def work_size(self, task_id: str) -> int:
+        """About how long they are, in characters; 0 when the task is gone."""
+
     def pending(self, limit: int, *, task_types: Sequence[str] | None = None) -> list[TaskRecord]:
         """Tasks that nodes are missing for, oldest first."""
 

@@ -71,7 +71,7 @@ class PushParts(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     file: MembershipFile
     links: ConnectivityView
-    build_link: Callable[[Membership, Callable[[], None]], DeviceLink]
+    build_link: Callable[[Membership], DeviceLink]
     build_work: Callable[[Pushing], Work]
     policies: PolicyCache
     look_at_time: Callable[[], Trusted]
@@ -242,6 +242,7 @@ class PushService:
             sampled = now >= self._beat_at
             if sampled:
                 await self._sample()
+                await self._end_again()
             await self._end_overdue()
             if self._may_send() and now >= self._next_round():
                 await self._round()
@@ -278,8 +279,13 @@ class PushService:
             self._depth = Depth()
             self._parts.changed()
             return
+        link = self._parts.build_link(membership)
+        pushing = Pushing(store=self._parts.store, calls=link, clock=self._parts.clock, base=link.base)
+        work = self._parts.build_work(pushing)
         state = await self._parts.store.read(lambda tx: tx.outbox.state())
         if not state.joined or state.membership != membership.registration:
+            if state.membership != membership.registration:
+                await work_flow.give_up(work)
             await self._parts.store.write(lambda tx: tx.outbox.join(membership.registration))
             state = await self._parts.store.read(lambda tx: tx.outbox.state())
         self._reset()
@@ -288,11 +294,7 @@ class PushService:
         # A fleet that was started at one moment does not report at one moment.
         self._beat_at = now if known is None else now + self._parts.jitter()
         self._contact = self._contact_kept = state.contact or self._contact_of(membership)
-        self._link = self._parts.build_link(membership, self._answered)
-        self._pushing = Pushing(
-            store=self._parts.store, calls=self._link, clock=self._parts.clock, base=self._link.base
-        )
-        self._work = self._parts.build_work(self._pushing)
+        self._link, self._pushing, self._work = link, pushing, work
         await self._read_held()
         self._parts.changed()
 
@@ -340,10 +342,13 @@ class PushService:
         self._beat_at = beat_due(now, parts.settings().interval, parts.jitter())
         self._send_at = min(self._send_at, now)
 
-    def _answered(self) -> None:
-        """The control plane has answered, whatever it said."""
-        time = self._parts.look_at_time()
-        self._contact = Contact(at_ms=time.now_ms, boot_id=time.boot_id, boot_ms=time.boot_ms)
+    def _seen(self, sent: Trusted) -> None:
+        """The control plane has taken a report that was sent then.
+
+        Nothing else counts: from its last report it counts when this node has surely ended what must not
+        run twice. Whoever reads, or is refused, has not been seen there.
+        """
+        self._contact = Contact(at_ms=sent.now_ms, boot_id=sent.boot_id, boot_ms=sent.boot_ms)
 
     def _away(self) -> int:
         return away_ms(self._contact, self._parts.look_at_time())
@@ -354,6 +359,21 @@ class PushService:
         count = await work_flow.stop_overdue(self._work, self._away())
         self._parts.log.warning("assignments.stopped_away", tasks=count)
         await self._read_held()
+
+    async def _end_again(self) -> None:
+        """What was to be ended and still runs: this program was, or whoever runs it is, away."""
+        if self._work is not None and any(one.stop_cause is not None for one in self._held):
+            await work_flow.settle(self._work)
+            await work_flow.stop_again(self._work)
+            await self._read_held()
+
+    async def end_alone(self) -> None:
+        """This node is about to leave: ends what must not go on without its control plane. Raises as `Store`
+        does."""
+        async with self._round_lock:
+            if self._work is not None:
+                await work_flow.stop_alone(self._work)
+                await self._read_held()
 
     # --- a round
 
@@ -410,11 +430,13 @@ class PushService:
         report = await self._parts.store.read(lambda tx: tx.outbox.newest_report())
         if report is None or report.seq in self._done:
             return
+        sent = self._parts.look_at_time()
         answer = await push.send_report(self._pushing, report)
         if isinstance(answer, Step):
             if answer.meaning in (Meaning.REFUSED, Meaning.TOO_LARGE):
                 return  # it was taken out, and counted
             raise _StopError(answer)
+        self._seen(sent)
         self._done.add(report.seq)
         result.sent[OutboxStream.REPORTS] = result.sent.get(OutboxStream.REPORTS, 0) + 1
         self._hear(answer)
@@ -434,7 +456,7 @@ class PushService:
 
     async def _reconcile(self, work: Work) -> Step:
         step = self._need(await work_flow.reconcile(work))
-        self._reconciled = True
+        self._reconciled = not step.again
         await self._read_held()
         return step
 
@@ -489,7 +511,11 @@ class PushService:
             case OutboxStream.DELTA_V:
                 return await push.send_delta_v(pushing)
             case OutboxStream.REPORTS:
-                return await push.send_old_reports(pushing, frozenset(self._done))
+                sent = self._parts.look_at_time()
+                step = await push.send_old_reports(pushing, frozenset(self._done))
+                if step.meaning is Meaning.DONE and step.moved:
+                    self._seen(sent)
+                return step
 
     def _goes_on(self, stream: OutboxStream, step: Step) -> bool:
         """Whether the stream may send more in this round. Raises _StopError when nothing may."""

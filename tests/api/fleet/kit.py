@@ -198,9 +198,16 @@ class FleetApi:
         return Person(self, user.user_id, await self.plane.store.write(work))
 
     def later(self, seconds: float) -> None:
-        """Time passes."""
+        """Time passes, and somebody listens all the time."""
         self.clock.at += timedelta(seconds=seconds)
         self.clock.seconds += seconds
+        self.listen()
+
+    def listen(self) -> None:
+        """As a sweep that found nothing."""
+        now, monotonic = self.clock.now(), self.clock.monotonic()
+        self.plane.hearing.looked(now, monotonic)
+        self.plane.hearing.since(now, monotonic)
 
     async def sweep(self) -> None:
         """Every sweep once."""
@@ -248,9 +255,12 @@ def plane_of(
 
 
 @asynccontextmanager
-async def api_over(place: Place, **server: Any) -> AsyncIterator[FleetApi]:
-    """A running control plane, but for its listener and the timers of its sweeps."""
+async def api_over(place: Place, *, at_sec: float = 0.0, **server: Any) -> AsyncIterator[FleetApi]:
+    """A running control plane, but for its listener and the timers of its sweeps. `at_sec`: started so much
+    later."""
     clock, log = StillClock(), ListLog()
+    clock.at += timedelta(seconds=at_sec)
+    clock.seconds += at_sec
     with _socket() as sock:
         plane = plane_of(place, sock, clock, log, **server)
         async with trio.open_nursery() as nursery:
@@ -259,7 +269,9 @@ async def api_over(place: Place, **server: Any) -> AsyncIterator[FleetApi]:
             assert plane.store.reason is None, plane.store.reason
             nursery.start_soon(plane.reports.run)
             nursery.start_soon(plane.lookups.run)
-            yield FleetApi(plane, clock, log, place)
+            api = FleetApi(plane, clock, log, place)
+            api.listen()
+            yield api
             await plane.store.close()
             nursery.cancel_scope.cancel()
 
