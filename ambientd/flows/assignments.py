@@ -35,9 +35,10 @@ from ambientd.core.timefmt import rfc3339_ms
 from ambientd.flows import control as operator
 from ambientd.flows.control import Controls, choose_agent
 from ambientd.flows.leases import Leases
-from ambientd.flows.pulls import ACTOR, find_lease
+from ambientd.flows.pulls import ACTOR, find_lease, pull_revocations
 from ambientd.flows.push import NOTHING, Pushing, Step, failed
 from ambientd.flows.sessions import Order, check_order, record_session
+from ambientd.ports.errors import UnavailableError
 from ambientd.ports.store import Transaction
 from ambientd.wire.enums import EventType
 from ambientd.wire.fleet_api_messages import (
@@ -359,11 +360,22 @@ async def stop(work: Work, assignment: Assignment, cause: StopCause) -> None:
 
 async def _end(work: Work, one: Assignment) -> None:
     """Ends what runs for a task; whether it has is seen by `settle`."""
-    actor = NODE if one.stop_cause is StopCause.AWAY else ACTOR
+    away = one.stop_cause is StopCause.AWAY
+    actor = NODE if away else ACTOR
     if one.lease_id is not None:
-        await work.leases.end(one.lease_id, actor)
+        if not away:
+            await _take_revocations(work)
+        await work.leases.end(one.lease_id, actor)  # refused where the revocation has ended it
     elif one.session_id is not None:
         await operator.kill(one.session_id, work.controls, actor=actor)
+
+
+async def _take_revocations(work: Work) -> None:
+    """What the control plane takes away it mostly revokes too: the lease says then who ended it."""
+    try:
+        await pull_revocations(work.pushing, work.leases)
+    except UnavailableError:
+        return  # it ends all the same
 
 
 def _told_after(cause: StopCause) -> Told:

@@ -199,7 +199,7 @@ class AssignmentView(msgspec.Struct):
 
 
 class AssignmentsAnswer(msgspec.Struct):
-    """`GET /api/v1/nodes/{id}/assignments`, what is to begin first; what finds no room comes when that runs."""
+    """`GET /api/v1/nodes/{id}/assignments`, first what is to begin; what finds no room comes later."""
 
     assignments: list[AssignmentView]
 

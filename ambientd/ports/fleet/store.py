@@ -149,8 +149,8 @@ class DeviceRepository(Protocol):
         """False when the owner has no such token that is still good."""
 
     def add(self, credential: DeviceCredential) -> None:
-        """Adds a credential. With a key that no credential of the node had yet, the node's streams begin anew
-        (a new incarnation)."""
+        """Adds a credential. With another key than the node had until now, its streams begin anew (a new
+        incarnation)."""
 
     def device(self, token_hash: bytes) -> Device | None:
         """A credential with its node, also when it is revoked."""

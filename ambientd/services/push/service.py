@@ -2,6 +2,7 @@
 down; owns time and tries, owns no decision."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 
 import msgspec
 import trio
@@ -101,6 +102,10 @@ class _StopError(Exception):
         self.step = step
 
 
+def _dropped(depth: Depth) -> int:
+    return sum(stream.dropped for stream in depth.streams)
+
+
 class PushService:
     """One membership at a time; waits without a timer while there is none."""
 
@@ -136,6 +141,8 @@ class PushService:
         self._trouble: str | None = None
         self._rejected = False
         self._blocked: dict[OutboxStream, str] = {}
+        self._pushed_at: datetime | None = None
+        self._dropped_before: int | None = None
 
     # --- from outside
 
@@ -178,6 +185,16 @@ class PushService:
         return self._blocked
 
     @property
+    def pushed_at(self) -> datetime | None:
+        """When everything that was due was told last; None if this process has not told anything yet."""
+        return self._pushed_at
+
+    @property
+    def dropped(self) -> int:
+        """How many records found no room since everything was told last."""
+        return _dropped(self._depth) - (self._dropped_before or 0)
+
+    @property
     def rejected(self) -> bool:
         """The owner has rejected this node."""
         return self._rejected
@@ -211,7 +228,11 @@ class PushService:
             msgspec.structs.replace(one, waiting=self._really(one), acknowledged=self._acknowledged(one))
             for one in found.streams
         )
-        self._depth = msgspec.structs.replace(found, streams=streams)
+        before, self._depth = self.dropped, msgspec.structs.replace(found, streams=streams)
+        if self._dropped_before is None:  # a restart: what was dropped before counts while something waits
+            self._dropped_before = 0 if self._depth.waiting else _dropped(self._depth)
+        elif self.dropped and not before:
+            self._parts.log.warning("outbox.dropped", records=self.dropped)
         return self._depth
 
     # --- the loop
@@ -556,6 +577,7 @@ class PushService:
         if self._trouble is not None or self._refused is not None:
             self._parts.log.info("control_plane.pushing")
         self._failures, self._trouble, self._refused = 0, None, None
+        self._pushed_at, self._dropped_before = self._parts.clock.now(), _dropped(self._depth)
         self._send_at = float("inf")
         if any(one.state is AssignmentState.STARTING for one in self._held) or not self._reconciled:
             # Work that could not be begun yet, or that this round has heard of.

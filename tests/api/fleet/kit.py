@@ -83,7 +83,12 @@ class Person:
     async def join(self, node_id: str, seed: bytes | None = None, **fields: Any) -> "Joined":
         """Enrols a node of this account by a join token."""
         seed = seed or node_id.encode().ljust(32, b"\1")[:32]
-        token = (await self.post("/join-tokens", {}, status=201))["join_token"]
+        found = json_of(await self.enrol(node_id, seed, **fields), 201)
+        return Joined(self.api, node_id, seed, found["device_token"], found)
+
+    async def enrol(self, node_id: str, seed: bytes, token_for: str | None = None, **fields: Any) -> Response:
+        """The same, whatever comes of it; `token_for`: by a token that is good for just this id."""
+        token = (await self.post("/join-tokens", {"node_id": token_for}, status=201))["join_token"]
         key = public_of(seed)
         proof = sign(seed, enrol_bytes(node_id=node_id, public_key=key, join_token=token))
         body = {
@@ -94,8 +99,7 @@ class Person:
             **REGISTRATION,
             **fields,
         }
-        found = json_of(await self.api.ask("POST", "/nodes/enrol", body), 201)
-        return Joined(self.api, node_id, seed, found["device_token"], found)
+        return await self.api.ask("POST", "/nodes/enrol", body)
 
 
 class Joined:
