@@ -28,6 +28,7 @@ from ambientd.api.fleet.items import item_routes
 from ambientd.api.fleet.nodes import node_routes
 from ambientd.api.fleet.principal import build_authenticate
 from ambientd.api.fleet.reports import report_routes
+from ambientd.api.fleet.results import result_routes
 from ambientd.api.fleet.streams import stream_routes
 from ambientd.api.fleet.tasks import BODY_MAX, task_routes
 from ambientd.api.health import health_routes
@@ -230,6 +231,7 @@ class ControlPlane:
             *device_routes(self.devices, self._fleet()),
             *task_routes(self.tasks, now=now, new_id=_uuid),
             *assignment_routes(self.tasks),
+            *result_routes(self.tasks),
             *connect_routes(self.connect),
             *stream_routes(self.pushed, now),
             *item_routes(self.items),

@@ -240,6 +240,37 @@ class ResultRequest(msgspec.Struct):
     proof_id: str | None = None
 
 
+class TaskResultRequest(msgspec.Struct):
+    """`POST /api/v1/tasks/{id}/result`: what came of a task at one of the caller's nodes. The time and the
+    proof are checked for their form and not kept: no proof is trusted here."""
+
+    node_id: str
+    result: Any
+    execution_time_ms: int | None = None
+    proof_data: str | None = None
+    public_inputs: str | None = None
+    circuit_id: str | None = None
+
+
+class TaskResultAnswer(msgspec.Struct):
+    """The result is durable."""
+
+    task_id: str
+    status: TaskStatus
+    node_id: str
+    proof_verified: bool
+    completed_at: str | None
+
+
+class ProofRequest(msgspec.Struct):
+    """`POST /api/v1/proofs/verify`; proof and inputs are base64."""
+
+    task_id: str
+    proof_data: str
+    public_inputs: str
+    circuit_id: str | None = None
+
+
 class ConnectStart(msgspec.Struct):
     """`POST /api/v1/connect-sessions/start`."""
 

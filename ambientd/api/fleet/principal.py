@@ -25,6 +25,7 @@ _NOT_SIGNED = Rejected("NOT_AUTHENTICATED", "the signature is not the node's ove
 _SUBJECTS = (
     ("/api/v1/tasks", "tasks"),
     ("/api/v1/connect-sessions", "tasks"),
+    ("/api/v1/proofs/", "tasks"),
     ("/api/v1/auth/", ""),
     ("/api/v1/cluster/", ""),
     ("/openapi.json", ""),

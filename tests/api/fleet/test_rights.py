@@ -127,6 +127,7 @@ def body_of(route: Route, ids: dict[str, str]) -> Any:
         "/api/v1/nodes/{node_id}/delta-v": {"after": 0, "records": []},
         "/api/v1/nodes/{node_id}/assignments/reconcile": {"running": []},
         "/api/v1/nodes/{node_id}/assignments/{task_id}/result": {"status": "completed"},
+        "/api/v1/tasks/{task_id}/result": {"node_id": ids["node_id"], "result": 1},
         "/api/v1/nodes/{node_id}/credential/rotate": {
             "public_key": "ed25519:" + "1" * 64,
             "proof": "0" * 128,
