@@ -6,6 +6,7 @@ from datetime import timedelta
 from ambientd.config.server import ServerConfig
 from ambientd.core.fleet.liveness import LivenessTimes
 from ambientd.flows.fleet import sweeps
+from ambientd.flows.fleet.throttle import Throttle
 from ambientd.flows.fleet.work import WorkRules
 from ambientd.ports.clock import Clock
 from ambientd.ports.fleet.store import FleetStore
@@ -16,9 +17,9 @@ KEEP_EXPIRED = timedelta(days=1)  # so that an answer can still say that somethi
 
 
 def build_sweeps(
-    config: ServerConfig, *, store: FleetStore, clock: Clock, rules: WorkRules
+    config: ServerConfig, *, store: FleetStore, clock: Clock, rules: WorkRules, throttle: Throttle
 ) -> Sequence[Sweep]:
-    """All of them."""
+    """All of them; rate limits that another process has changed come here by the last one."""
     times = LivenessTimes(config.unknown_after, config.offline_after)
 
     async def nodes() -> dict[str, object] | None:
@@ -60,4 +61,5 @@ def build_sweeps(
         Sweep(name="sessions", interval=often, run=sessions),
         Sweep(name="history", interval=seldom, run=history),
         Sweep(name="expired", interval=seldom, run=expired),
+        Sweep(name="throttle", interval=often, run=throttle.refresh),
     )

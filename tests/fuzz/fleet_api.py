@@ -286,12 +286,21 @@ async def cast_of(api: FleetApi) -> tuple[Cast, dict[str, list[str]]]:
     cast.key = (await bob.post("/auth/api-keys", {"name": "k", "scopes": scopes}, status=201))["api_key"]
     own = await bob.submit(task_type="agent_session", inputs={"agent_id": "a", "prompt": "p"})
     join = await bob.post("/join-tokens", {}, status=201)
+    # Not of those who ask, or they would hear nothing but 429.
+    wanted = {"tier": "general", "rpm": 60, "burst": 10, "expires_in": 3600, "user_id": ann.user_id}
+    override = await root.post("/admin/throttle-overrides", wanted, status=201)
     ids = {
         "node_id": ["anns-node", "bobs-node", "bobs-node", "bobs-node", "nowhere"],
         "task_id": [task, own, own, "00000000-0000-4000-8000-000000000000"],
         "session_id": ["s-1", "ses_ann", "ses_1"],
         "token_id": [join["token_id"], "x"],
         "key_id": ["x"],
+        "override_id": [override["override_id"], "x"],
+        "client": ["203.0.113.7", "203.0.113.0/24", "203.0.113.7/24", "::1", "::/0/0"],
+        "user_id": ["id-of-ann", "id-of-nobody"],
+        "tier": ["auth", "node", "task", "proof", "general", "device", "failed"],
+        "proof_data": ["cHJvb2Y=", "cHJvb2Y=", "no base64!"],
+        "public_inputs": ["cHJvb2Y=", ""],
         "username": ["bob", "ann", "newcomer"],
         "join_token": [join["join_token"]],
         "public_key": ["ed25519:" + "1" * 64],
