@@ -118,8 +118,17 @@ class ActivityAnswer(msgspec.Struct):
     events: list[EventView]
 
 
+class ScoreView(msgspec.Struct):
+    """What the figures of a report come to, 0 to `most`; `unmeasured` parts add nothing to either."""
+
+    value: float
+    most: float
+    unmeasured: list[str]
+
+
 class HistoryRowView(msgspec.Struct):
-    """One report or event. `sampled_at` is the node's own time of a report that waited."""
+    """One report or event. `sampled_at` is the node's own time of a report that waited. `score` weighs speed
+    and load of a report, and is no judgement of the node's health; an event has none."""
 
     heartbeat_id: int
     recorded_at: str
@@ -133,6 +142,7 @@ class HistoryRowView(msgspec.Struct):
     status: str
     seq: int | None
     metadata: dict[str, Any] | None
+    score: ScoreView | None
 
 
 class HistoryAnswer(msgspec.Struct):
