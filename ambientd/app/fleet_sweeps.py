@@ -7,6 +7,7 @@ from ambientd.config.server import ServerConfig
 from ambientd.core.fleet.hearing import Hearing
 from ambientd.core.fleet.liveness import LivenessTimes
 from ambientd.flows.fleet import sweeps
+from ambientd.flows.fleet.throttle import Throttle
 from ambientd.flows.fleet.work import WorkRules
 from ambientd.ports.clock import Clock
 from ambientd.ports.fleet.store import FleetStore
@@ -24,9 +25,15 @@ def build_hearing(config: ServerConfig) -> Hearing:
 
 
 def build_sweeps(
-    config: ServerConfig, *, store: FleetStore, clock: Clock, rules: WorkRules, hearing: Hearing
+    config: ServerConfig,
+    *,
+    store: FleetStore,
+    clock: Clock,
+    rules: WorkRules,
+    hearing: Hearing,
+    throttle: Throttle,
 ) -> Sequence[Sweep]:
-    """All of them."""
+    """All of them; rate limits that another process has changed come here by the last one."""
     times = LivenessTimes(config.unknown_after, config.offline_after)
 
     async def nodes() -> dict[str, object] | None:
@@ -71,4 +78,5 @@ def build_sweeps(
         Sweep(name="sessions", interval=often, run=sessions),
         Sweep(name="history", interval=seldom, run=history),
         Sweep(name="expired", interval=seldom, run=expired),
+        Sweep(name="throttle", interval=often, run=throttle.refresh),
     )

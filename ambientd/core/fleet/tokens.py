@@ -54,6 +54,11 @@ def kind_of(token: str) -> TokenKind | None:
     return _KINDS[token[: -2 * RANDOM_BYTES]] if _TOKEN.fullmatch(token) else None
 
 
+def keyed_hash(key: bytes, message: bytes) -> bytes:
+    """HMAC-SHA-256, 32 bytes."""
+    return hmac.digest(key, message, "sha256")
+
+
 class TokenHashes:
     """The hashes that are stored instead of tokens."""
 
@@ -63,7 +68,7 @@ class TokenHashes:
     def of(self, kind: TokenKind, token: str) -> bytes:
         """32 bytes. A lookup by them tells nothing about the token by its time."""
         message = b"ambient-token-v1\0" + kind.value.encode() + b"\0" + token.encode("utf-8", "replace")
-        return hmac.digest(self._keys[KEY_OF[kind]], message, "sha256")
+        return keyed_hash(self._keys[KEY_OF[kind]], message)
 
 
 class Refresh(Enum):

@@ -51,6 +51,7 @@ from ambientd.ports.fleet.pushed import (
     NodeLedgerRepository,
     StreamRepository,
 )
+from ambientd.ports.fleet.throttle import ThrottleRepository
 from ambientd.wire.fleet_enums import ConnectStatus, DetachReason, ExecutionStatus, NodeType, Role, TaskStatus
 
 T = TypeVar("T")
@@ -379,6 +380,8 @@ class FleetTransaction(Protocol):
     def node_audit(self) -> NodeAuditRepository: ...
     @property
     def audit(self) -> ControlAuditRepository: ...
+    @property
+    def throttle(self) -> ThrottleRepository: ...
 
     def try_sweep_lock(self, name: str) -> bool:
         """Whether this transaction alone may do a sweep, until its end. With one process always True."""

@@ -223,7 +223,7 @@ class FleetApi:
 
 
 def config_of(**server: Any) -> Any:
-    tiers = ("auth", "node", "task", "general", "device")
+    tiers = ("auth", "node", "task", "proof", "general", "device")
     limits: dict[str, object] = {f"{tier}_{word}": MANY for tier in tiers for word in ("rpm", "burst")}
     # Access tokens live as long as the tests' clock jumps.
     parsed = parse([Layer("tests", {"server": {**limits, "access_lifetime": "1d", **server}})])
