@@ -155,7 +155,8 @@ def check_equal(node: Rows, plane: Rows, node_id: str) -> dict[str, int]:
     here, there = at_node(node), at_plane(plane, node_id)
     numbers, told = reports_of(node), reports_at_plane(plane, node_id)
     for kind in ("sessions", "events", "usage", "audit"):
-        assert getattr(there, kind) == getattr(here, kind), kind
+        mine, theirs = getattr(here, kind), getattr(there, kind)
+        assert theirs == mine, (kind, sorted(set(mine) ^ set(theirs), key=repr)[:4])
     windows = len(there.windows)
     assert there.windows == here.windows[:windows]
     assert windows >= len(here.windows) - OPEN_WINDOWS
