@@ -128,7 +128,7 @@ class ControlledNode:
         return found
 
     def is_online(self) -> bool:
-        return self.at_plane()["status"] == "online"
+        return bool(self.at_plane()["status"] == "online")
 
 
 class Controlled:

@@ -46,7 +46,7 @@ class Busyness:
     def __init__(self, fleet: Controlled) -> None:
         self.recorders = [Recorder(one.node, one.name, pace=AWAY_PACE_SEC) for one in fleet.nodes]
         self.operators = [Operator(one.node, pace=AWAY_PACE_SEC) for one in fleet.nodes]
-        self._threads = [Busy(work) for work in (*self.recorders, *self.operators)]
+        self._threads = [*map(Busy, self.recorders), *map(Busy, self.operators)]
         for thread in self._threads:
             thread.start()
 

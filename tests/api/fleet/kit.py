@@ -221,7 +221,8 @@ def config_of(**server: Any) -> Any:
 
 
 @contextmanager
-def _socket() -> Iterator[socket.socket]:
+def plane_socket() -> Iterator[socket.socket]:
+    """One that is never listened on."""
     sock = socket.socket()
     with sock:
         yield sock
@@ -251,7 +252,7 @@ def plane_of(
 async def api_over(place: Place, **server: Any) -> AsyncIterator[FleetApi]:
     """A running control plane, but for its listener and the timers of its sweeps."""
     clock, log = StillClock(), ListLog()
-    with _socket() as sock:
+    with plane_socket() as sock:
         plane = plane_of(place, sock, clock, log, **server)
         async with trio.open_nursery() as nursery:
             await nursery.start(plane.store.run)
