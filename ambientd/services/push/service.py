@@ -54,6 +54,8 @@ SMALLEST = 10
 # Steps of one stream in a row that moved nothing, before it waits for the next round.
 IDLE_STEPS_MAX = 40
 FORGET_EVERY_SEC = 86_400.0
+# A round sends no longer than this before it asks what comes down: a busy node always has more to tell.
+ROUND_SEC = 10.0
 
 
 class PushSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -85,13 +87,14 @@ class PushParts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoundResult(msgspec.Struct, kw_only=True):
-    """What one round did, by stream; `reason` is why it ended early."""
+    """What one round did, by stream; `reason` is why it ended early. `more` waits to be sent at once."""
 
     sent: dict[OutboxStream, int] = msgspec.field(default_factory=dict)
     policies: pulls.Pulled | None = None
     leases: pulls.Pulled | None = None
     started: int = 0
     reason: str | None = None
+    more: bool = False
 
 
 class _StopError(Exception):
@@ -217,9 +220,13 @@ class PushService:
         self._refused, self._back_at = None, 0.0
         self._reconciled = False
         self._pull_at = 0.0
+        result = RoundResult()
         async with self._round_lock:
             await self._sample()
-            return await self._round()
+            await self._round(result)
+        if result.more:
+            result.reason = f"there is more than could be sent in {ROUND_SEC:g} seconds; it goes on"
+        return result
 
     async def count(self) -> Depth:
         """Counts what waits now. Raises as `Store.read` does."""
@@ -266,7 +273,7 @@ class PushService:
                 await self._end_again()
             await self._end_overdue()
             if self._may_send() and now >= self._next_round():
-                await self._round()
+                await self._round(RoundResult())
             elif sampled:
                 await self.count()
 
@@ -398,9 +405,8 @@ class PushService:
 
     # --- a round
 
-    async def _round(self) -> RoundResult:
+    async def _round(self, result: RoundResult) -> None:
         """Everything that is due, in its order; never raises for what the control plane does."""
-        result = RoundResult()
         self._blocked = {}
         try:
             await self._speak(result)
@@ -415,10 +421,9 @@ class PushService:
             self._back_off(str(error), None)
             self._parts.probe_soon()
         else:
-            self._went_well()
+            self._went_well(more=result.more)
         await self.count()
         self._parts.changed()
-        return result
 
     async def _speak(self, result: RoundResult) -> None:
         pushing, work = self._pushing, self._work
@@ -484,6 +489,7 @@ class PushService:
     async def _drain(self, result: RoundResult) -> None:
         held_up: set[OutboxStream] = set()
         idle: dict[OutboxStream, int] = {}
+        until = trio.current_time() + ROUND_SEC
         while True:
             if self._work is not None and await work_flow.settle(self._work):
                 await self._read_held()
@@ -493,6 +499,9 @@ class PushService:
             waiting[OutboxStream.RESULTS] = sum(work_flow.is_untold(one) for one in self._held)
             stream = next_stream(waiting, frozenset(held_up))
             if stream is None:
+                return
+            if trio.current_time() >= until:
+                result.more = True
                 return
             step = await self._step(stream)
             result.sent[stream] = result.sent.get(stream, 0) + step.moved
@@ -573,15 +582,16 @@ class PushService:
 
     # --- what follows from a round
 
-    def _went_well(self) -> None:
+    def _went_well(self, *, more: bool) -> None:
         if self._trouble is not None or self._refused is not None:
             self._parts.log.info("control_plane.pushing")
         self._failures, self._trouble, self._refused = 0, None, None
         self._pushed_at, self._dropped_before = self._parts.clock.now(), _dropped(self._depth)
-        self._send_at = float("inf")
+        self._send_at = trio.current_time() if more else float("inf")
         if any(one.state is AssignmentState.STARTING for one in self._held) or not self._reconciled:
             # Work that could not be begun yet, or that this round has heard of.
-            self._send_at = trio.current_time() + (GATHER_SEC if not self._reconciled else MINUTE_SEC)
+            again = trio.current_time() + (GATHER_SEC if not self._reconciled else MINUTE_SEC)
+            self._send_at = min(self._send_at, again)
             self._reconciled = False
 
     def _give_up(self, step: Step) -> None:

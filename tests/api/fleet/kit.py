@@ -232,7 +232,8 @@ def config_of(**server: Any) -> Any:
 
 
 @contextmanager
-def _socket() -> Iterator[socket.socket]:
+def plane_socket() -> Iterator[socket.socket]:
+    """One that is never listened on."""
     sock = socket.socket()
     with sock:
         yield sock
@@ -265,7 +266,7 @@ async def api_over(place: Place, *, at_sec: float = 0.0, **server: Any) -> Async
     clock, log = StillClock(), ListLog()
     clock.at += timedelta(seconds=at_sec)
     clock.seconds += at_sec
-    with _socket() as sock:
+    with plane_socket() as sock:
         plane = plane_of(place, sock, clock, log, **server)
         async with trio.open_nursery() as nursery:
             await nursery.start(plane.store.run)
