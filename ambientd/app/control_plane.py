@@ -81,6 +81,7 @@ if TYPE_CHECKING:
 FIRST_ANSWER_SEC = 1.0
 DRAIN_SEC = 5.0  # the longest ordinary request, many times over
 LOOK_AGAIN_SEC = 1.0  # while the store is not ready
+WATCHDOG_SHARE = 3  # how often the watchdog is fed within its time
 HELD_SIGNALS = (signal.SIGHUP,)
 ABOUT = About(
     title="Ambient control plane",
@@ -106,7 +107,11 @@ class DatabasePlace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FleetOutside(msgspec.Struct, frozen=True, kw_only=True):
-    """What the start-up found on this machine. `reload` reads the configuration anew: it, or its problems."""
+    """What the start-up found on this machine.
+
+    `reload` reads the configuration anew: it, or its problems. `watchdog` is the time in seconds within which
+    systemd wants to hear that the loop turns, None when it does not.
+    """
 
     database: DatabasePlace
     listener: socket.socket
@@ -117,6 +122,7 @@ class FleetOutside(msgspec.Struct, frozen=True, kw_only=True):
     log_control: LogControl
     reload: Callable[[], Config | Sequence[str]]
     tls: "Callable[[], ssl.SSLContext] | None" = None
+    watchdog: float | None = None
 
 
 def build_store(
@@ -310,6 +316,7 @@ class ControlPlane:
                 services.start_soon(supervise, "reports", self.reports.run, self._log)
                 services.start_soon(supervise, "lookups", self.lookups.run, self._log)
                 services.start_soon(self._run_when_ready)
+                services.start_soon(self._feed_watchdog)
                 # Whoever connects now waits in the kernel's queue: an ordinary start is over before a 503
                 # would help anybody.
                 with trio.move_on_after(FIRST_ANSWER_SEC):
@@ -351,6 +358,14 @@ class ControlPlane:
         if facts.degraded:
             self._log.warning("control_plane.degraded", reason=facts.degraded)
         await supervise("sweeps", self.sweeps.run, self._log)
+
+    async def _feed_watchdog(self) -> None:
+        """A loop that is stuck is silent. Nothing else is asked: a new start brings no database back."""
+        if self._outside.watchdog is None:
+            return
+        while True:
+            self._outside.notifier.watchdog()
+            await trio.sleep(self._outside.watchdog / WATCHDOG_SHARE)
 
     async def _until_signal(self, signals: AsyncIterator[int]) -> str:
         async for number in signals:
