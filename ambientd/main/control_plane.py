@@ -19,7 +19,7 @@ from ambientd.config.server import ServerConfig
 from ambientd.host import statelock
 from ambientd.host.clock import SystemClock
 from ambientd.host.log import LogControl, Logger, configure, ensure_standard_streams, get_logger
-from ambientd.host.notify import Notifier
+from ambientd.host.notify import Notifier, watchdog_interval
 from ambientd.host.secrets import Secret
 from ambientd.main.fleet_start import (
     Found,
@@ -179,6 +179,7 @@ def _with_state(
         log_control=control,
         reload=partial(_reload, given, environ, log),
         tls=tls,
+        watchdog=watchdog_interval(environ, os.getpid()),
     )
     with listener:
         return _run(config, outside, log)
@@ -207,9 +208,11 @@ def _tls_of(server: ServerConfig) -> "Callable[[], ssl.SSLContext] | None":
         return None
     import ssl
 
+    from ambientd.net.server_tls import load_certificate
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(server.tls_cert, server.tls_key)
+    load_certificate(context, server.tls_cert, server.tls_key)
     if server.tls_client_ca is not None:
         context.load_verify_locations(server.tls_client_ca)
         context.verify_mode = ssl.CERT_REQUIRED

@@ -62,7 +62,15 @@ def _control_plane() -> set[str]:
     return rows | {"T44"}
 
 
+def _compatible() -> set[str]:
+    """Defects by their places; 0.5 is a dashboard's wording."""
+    rows = {f"0.{number}" for number in (1, 2, 3, 4, 6, 7, 8, 9)}
+    rows |= {f"2.2{letter}" for letter in "abcdefg"} | {f"2.4{letter}" for letter in "abcde"}
+    return rows | {"2.6"} | {f"S{number}" for number in range(1, 13)}
+
+
 LISTS = {
+    "compatible": _compatible(),
     "ledger": _ledger(),
     "gateway": _gateway(),
     "connectivity": _connectivity(),

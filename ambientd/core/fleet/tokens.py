@@ -54,13 +54,18 @@ def kind_of(token: str) -> TokenKind | None:
     return _KINDS[token[: -2 * RANDOM_BYTES]] if _TOKEN.fullmatch(token) else None
 
 
+def keyed_hash(key: bytes, message: bytes) -> hmac.HMAC:
+    """HMAC-SHA-256 of a message that may go on."""
+    return hmac.new(key, message, "sha256")
+
+
 class TokenHashes:
     """The hashes that are stored instead of tokens."""
 
     def __init__(self, keys: Mapping[SecretName, bytes]) -> None:
         # Begun once: the key takes longer than the token.
         self._begun = {
-            kind: hmac.new(keys[name], b"ambient-token-v1\0" + kind.value.encode() + b"\0", "sha256")
+            kind: keyed_hash(keys[name], b"ambient-token-v1\0" + kind.value.encode() + b"\0")
             for kind, name in KEY_OF.items()
             if name in keys
         }
