@@ -153,7 +153,7 @@ async def _refuse_reports(store: Store, numbers: Sequence[int]) -> None:
 
 def keep_report(
     tx: Transaction, at_ms: int, priority: int, body: bytes, *, done: Sequence[int], bytes_max: int
-) -> int:
+) -> KeptReport:
     """Keeps a report, removes those that were acknowledged, and makes room if there is none."""
     if done:
         tx.outbox.acknowledge_reports(done)
@@ -161,7 +161,7 @@ def keep_report(
     count, size = tx.outbox.report_bytes()
     if count > 1 and size > bytes_max:
         tx.outbox.drop_reports(too_many(tx.outbox.report_marks(), bytes_max=bytes_max))
-    return seq
+    return KeptReport(seq=seq, at_ms=at_ms, priority=priority, body=body)
 
 
 # --- audit

@@ -138,9 +138,9 @@ async def _ask(
     membership: Membership, identity: FileIdentity, address: ControlAddress, config: Config
 ) -> ControlAnswer:
     from ambientd.flows.controlcheck import ask_as_node
-    from ambientd.net.control_plane_http import HttpControlTransport, settings_of
+    from ambientd.net.control_plane_http import build_transport, settings_of
 
-    transport = HttpControlTransport(settings_of(config.control_plane, address), agent=_AGENT)
+    transport = build_transport(settings_of(config.control_plane, address), agent=_AGENT)
     try:
         return await ask_as_node(membership, identity, transport, seconds=STEP_SEC)
     finally:

@@ -130,6 +130,12 @@ class PushService:
 
     def _reset(self) -> None:
         """As for a membership that was never spoken for."""
+        # Of the report that was kept last, while nobody has taken them up: each saves a look into the store.
+        self._kept: KeptReport | None = None
+        self._kept_depth: Depth | None = None
+        # The last audit record that the control plane was told of with a report: it keeps what is left out.
+        self._kept_head = 0
+        self._told_head: int | None = None
         self._aligned = False
         self._reconciled = False
         self._small = 0
@@ -230,7 +236,9 @@ class PushService:
 
     async def count(self) -> Depth:
         """Counts what waits now. Raises as `Store.read` does."""
-        found = await push.depth(self._parts.store)
+        found, self._kept_depth = self._kept_depth, None
+        if found is None:
+            found = await push.depth(self._parts.store)
         streams = tuple(
             msgspec.structs.replace(one, waiting=self._really(one), acknowledged=self._acknowledged(one))
             for one in found.streams
@@ -353,15 +361,18 @@ class PushService:
         contact = self._contact if self._contact is not self._contact_kept else None
         room = parts.settings().outbox
 
-        def work(tx: Transaction) -> None:
+        told = self._told_head or 0
+
+        def work(tx: Transaction) -> tuple[KeptReport, Depth, int]:
             head = tx.audit.head()
             said = msgspec.structs.replace(condition, audit_seq=head.seq, audit_hash=head.hash)
-            body = report_body(rfc3339_ms(at), said if head.seq else condition)
-            push.keep_report(tx, to_ms(at), priority, body, done=done, bytes_max=room)
+            body = report_body(rfc3339_ms(at), condition if head.seq == told else said)
+            kept = push.keep_report(tx, to_ms(at), priority, body, done=done, bytes_max=room)
             if contact is not None:
                 tx.outbox.put_contact(contact)
+            return kept, tx.outbox.depth(), head.seq
 
-        await parts.store.write(work)
+        self._kept, self._kept_depth, self._kept_head = await parts.store.write(work)
         self._done.difference_update(done)
         if contact is not None:
             self._contact_kept = contact
@@ -422,7 +433,8 @@ class PushService:
             self._parts.probe_soon()
         else:
             self._went_well(more=result.more)
-        await self.count()
+        if result.reason is not None:  # else it was counted until nothing was left to send
+            await self.count()
         self._parts.changed()
 
     async def _speak(self, result: RoundResult) -> None:
@@ -431,7 +443,8 @@ class PushService:
             return
         if not self._aligned:
             self._need(await push.align(pushing))
-            self._aligned = True
+            self._aligned, self._kept_depth = True, None
+            self._told_head = None
         await self._report(result)
         if not self._reconciled:
             result.started += (await self._reconcile(work)).moved
@@ -452,8 +465,10 @@ class PushService:
         """Tells the newest report, once."""
         if self._pushing is None:
             return
-        report: KeptReport | None
-        report = await self._parts.store.read(lambda tx: tx.outbox.newest_report())
+        report, self._kept = self._kept, None
+        head = None if report is None else self._kept_head
+        if report is None:
+            report = await self._parts.store.read(lambda tx: tx.outbox.newest_report())
         if report is None or report.seq in self._done:
             return
         sent = self._parts.look_at_time()
@@ -463,6 +478,7 @@ class PushService:
                 return  # it was taken out, and counted
             raise _StopError(answer)
         self._seen(sent)
+        self._told_head = head
         self._done.add(report.seq)
         result.sent[OutboxStream.REPORTS] = result.sent.get(OutboxStream.REPORTS, 0) + 1
         self._hear(answer)
@@ -491,7 +507,7 @@ class PushService:
         idle: dict[OutboxStream, int] = {}
         until = trio.current_time() + ROUND_SEC
         while True:
-            if self._work is not None and await work_flow.settle(self._work):
+            if self._work is not None and self._held and await work_flow.settle(self._work):
                 await self._read_held()
             await self._keep_beat(result)
             depth = await self.count()
@@ -577,6 +593,7 @@ class PushService:
         for what, found in (("policies", result.policies), ("leases", result.leases)):
             if found.refused:
                 self._parts.log.warning("control_plane.items_refused", kind=what, refused=found.refused)
+        self._told_head = None  # now and then it is told again, whatever has become of it there
         settings = self._parts.settings()
         self._pull_at = beat_due(trio.current_time(), settings.pull_interval, self._parts.jitter())
 
@@ -607,6 +624,7 @@ class PushService:
 
     def _back_off(self, reason: str, retry_after: float | None) -> None:
         self._failures += 1
+        self._told_head = None
         self._note_trouble(reason)
         now = trio.current_time()
         pause = pause_after(self._failures, self._parts.jitter(), retry_after)
