@@ -29,7 +29,7 @@ from ambientd.flows.fleet.work import (
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import Rejected
 from ambientd.ports.fleet.store import FleetStore, FleetTransaction
-from ambientd.wire.fleet_enums import TASK_ENDED, DetachReason, ExecutionStatus, Verdict
+from ambientd.wire.fleet_enums import TASK_ENDED, DetachReason, ExecutionStatus, NodeStatus, Verdict
 
 NO_TASK = Rejected("NOT_FOUND", "there is no such task")
 # Of inputs and modules in one answer to a node, which reads no endless ones. What is left out comes with the
@@ -161,6 +161,8 @@ class Tasks:
             node = enter(tx, reach)
             if isinstance(node, Rejected):
                 return node
+            if node.status is NodeStatus.REJECTED:
+                return Reconciled(given=(), verdicts=dict.fromkeys(running, Verdict.STOP))
             found = reconcile_node(tx, reach.node_id, running, at, self._rules)
             for task_id, session_id in running.items():
                 if found.verdicts.get(task_id) is Verdict.KEEP:
@@ -188,6 +190,8 @@ class Tasks:
                 return task  # its answer was lost
             if task.status in TASK_ENDED:
                 return Rejected("CONFLICT", f"the task has already {task.status.value}")
+            if node.status is NodeStatus.REJECTED:
+                return Rejected("CONFLICT", "its owner has rejected this node")
             if mine.disconnected_at is not None:
                 if mine.reason is not DetachReason.MOVED and mine.reason is not DetachReason.STOPPED:
                     return Rejected("CONFLICT", "the task was taken from this node")

@@ -180,3 +180,26 @@ def test_a_clock_that_is_set_back_leaves_no_node_online_for_ever(place: Place) -
         assert (await ann.get("/nodes/edge"))["status"] == "offline"
 
     on(place, body)
+
+
+def test_a_rejected_node_gets_no_work_back_and_its_results_count_no_more(place: Place) -> None:
+    async def body(api: FleetApi) -> None:
+        ann = await api.person("ann")
+        edge = await ann.join("edge")
+        task = await ann.submit(away={"policy": "move", "after_sec": 60})
+        await edge.post("/assignments/reconcile", {"running": [{"task_id": task}]})
+        other = await ann.join("other")
+        api.later(200)
+        await other.beat()
+        await api.sweep()
+        assert (await ann.get(f"/tasks/{task}"))["assigned_nodes"] == ["other"]
+        await ann.post("/nodes/edge/reject")
+        found = await edge.post("/assignments/reconcile", {"running": [{"task_id": task}]})
+        assert found == {"verdicts": [{"task_id": task, "verdict": "stop"}], "assignments": []}
+        for status in ("in_progress", "completed", "stopped"):
+            said = {"status": status, "result": "mine"}
+            await edge.post(f"/assignments/{task}/result", said, status=409)
+        task_now = await ann.get(f"/tasks/{task}")
+        assert (task_now["status"], task_now["assigned_nodes"]) == ("running", ["other"])
+
+    on(place, body)
