@@ -152,11 +152,19 @@ class ControlPlane:
         self.store = build_store(outside.database, server, self.clock)
         rules = WorkRules(max_active=server.max_active_tasks)
         hashes = TokenHashes(outside.secrets)
+        desk = LeaseDesk(
+            seed=outside.issuers.lease,
+            public=_public(outside.issuers.lease),
+            network=config.policy.network,
+            warn=self._log.warning,
+        )
         self.reports = ReportsService(self.store)
         self.lookups = LookupsService(self.store)
         self.hearing = build_hearing(server)
         self.sweeps = SweepsService(
-            build_sweeps(server, store=self.store, clock=self.clock, rules=rules, hearing=self.hearing),
+            build_sweeps(
+                server, store=self.store, clock=self.clock, rules=rules, desk=desk, hearing=self.hearing
+            ),
             jitter=lambda: int.from_bytes(os.urandom(4)) / 2**32,
             log=self._log,
         )
@@ -179,12 +187,8 @@ class ControlPlane:
             rules=rules,
             lookups=self.lookups,
         )
-        self.registry = Registry(store=self.store, clock=self.clock, reports=self.reports, rules=rules)
-        desk = LeaseDesk(
-            seed=outside.issuers.lease,
-            public=_public(outside.issuers.lease),
-            network=config.policy.network,
-            warn=self._log.warning,
+        self.registry = Registry(
+            store=self.store, clock=self.clock, reports=self.reports, rules=rules, desk=desk
         )
         self.tasks = Tasks(store=self.store, clock=self.clock, rules=rules, desk=desk, warn=self._log.warning)
         self.connect = Connect(
