@@ -11,6 +11,7 @@ from ambientd.core.audit import GENESIS, record_hash
 from ambientd.core.fleet.records import StatusChange
 from ambientd.wire.fleet_enums import NodeStatus, Role
 from tests.api.fleet.kit import FleetApi, Person, json_of, on
+from tests.api.fleet.test_items import policy, signed
 from tests.api.fleet.test_tasks import CONNECT
 from tests.store.fleet.kit import Place, SqlitePlace
 
@@ -238,3 +239,27 @@ def _fall_silent(tx: Any) -> None:
         node_id="edge", before=node.status, after=NodeStatus.OFFLINE, last_seen=node.last_seen
     )
     assert tx.nodes.change_status([change]) == ["edge"]
+
+
+def test_nobody_keeps_a_policy_from_others_by_handing_it_in_first(place: Place) -> None:
+    async def body(api: FleetApi) -> None:
+        root = await api.person("root", Role.ADMIN)
+        ann, bob = await api.person("ann"), await api.person("bob")
+        anns, bobs, other = await ann.join("anns"), await bob.join("bobs"), await bob.join("other")
+        items = {"items": [signed(policy("p"))]}
+        revisions = [
+            (await person.post("/policies", wish, status=201))["revision"]
+            for person, wish in (
+                (bob, {**items, "node_id": "bobs"}),
+                (ann, items),
+                (ann, items),
+                (bob, {**items, "node_id": "bobs"}),
+            )
+        ]
+        assert revisions == [1, 2, 2, 1]
+        assert [len((await one.get("/policies"))["items"]) for one in (anns, bobs, other)] == [1, 1, 0]
+        assert (await root.post("/policies", items, status=201))["revision"] == 3
+        assert (await bob.post("/policies", items, status=201))["revision"] == 3
+        assert len((await other.get("/policies"))["items"]) == 1
+
+    on(place, body)
