@@ -12,6 +12,7 @@ import msgspec
 from ambientd.core.fleet.away import taken_away
 from ambientd.core.fleet.liveness import LivenessTimes, changes, suspects_before
 from ambientd.core.fleet.records import AwayAssignment, Pruned, StatusChange
+from ambientd.flows.fleet.leases import LeaseDesk
 from ambientd.flows.fleet.work import WorkRules, end_session, move, offer_pending, release
 from ambientd.ports.fleet.store import FleetStore, FleetTransaction
 from ambientd.wire.fleet_enums import ConnectStatus, DetachReason
@@ -97,8 +98,11 @@ async def sweep_pending(store: FleetStore, now: datetime, rules: WorkRules) -> l
     return await store.write(step)
 
 
-async def sweep_sessions(store: FleetStore, now: datetime, rules: WorkRules) -> int:
-    """Ends connect sessions past their time, or whose node is gone or offline; how many.
+async def sweep_sessions(
+    store: FleetStore, now: datetime, rules: WorkRules, desk: LeaseDesk | None = None
+) -> int:
+    """Ends connect sessions past their time, or whose node is gone or offline; how many. A lease that still
+    holds is revoked by `desk`.
 
     Work of one whose node is gone is offered to other nodes by `sweep_pending`.
     """
@@ -113,6 +117,8 @@ async def sweep_sessions(store: FleetStore, now: datetime, rules: WorkRules) -> 
             status = ConnectStatus.EXPIRED if expired else ConnectStatus.ENDED
             reason = "expired" if expired else "node_away"
             end_session(tx, session.requester_id, session.session_id, status, reason, now)
+            if desk is not None and not expired:
+                desk.revoke(tx, (session,), now)
         return len(due)
 
     total, ended = 0, STEP

@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 
 from ambientd.core.audit import GENESIS, record_hash
-from ambientd.wire.fleet_enums import Role
+from ambientd.core.fleet.records import StatusChange
+from ambientd.wire.fleet_enums import NodeStatus, Role
 from tests.api.fleet.kit import FleetApi, Person, json_of, on
+from tests.api.fleet.test_items import policy, signed
+from tests.api.fleet.test_tasks import CONNECT
 from tests.store.fleet.kit import Place, SqlitePlace
 
 MIB = 1024 * 1024
@@ -196,10 +199,67 @@ def test_a_rejected_node_gets_no_work_back_and_its_results_count_no_more(place: 
         await ann.post("/nodes/edge/reject")
         found = await edge.post("/assignments/reconcile", {"running": [{"task_id": task}]})
         assert found == {"verdicts": [{"task_id": task, "verdict": "stop"}], "assignments": []}
-        for status in ("in_progress", "completed", "failed", "stopped"):
+        for status in ("in_progress", "completed", "stopped"):
             said = {"status": status, "result": "mine"}
             await edge.post(f"/assignments/{task}/result", said, status=409)
         task_now = await ann.get(f"/tasks/{task}")
         assert (task_now["status"], task_now["assigned_nodes"]) == ("running", ["other"])
+
+    on(place, body)
+
+
+@pytest.mark.parametrize("how", ["reject", "delete", "away"])
+def test_a_session_that_ends_with_its_node_takes_the_lease_back(place: Place, how: str) -> None:
+    async def body(api: FleetApi) -> None:
+        ann = await api.person("ann")
+        edge = await ann.join("edge", node_type="any")
+        task = (await ann.post("/tasks", CONNECT, status=201))["task_id"]
+        session = (await ann.post("/connect-sessions/start", {"task_id": task}, status=201))["session"]
+        if how == "reject":
+            await ann.post("/nodes/edge/reject")
+        elif how == "delete":
+            await ann.delete("/nodes/edge")
+            edge = await ann.join("edge", node_type="any")
+        else:
+            await api.plane.store.write(_fall_silent)
+            await api.sweep()
+            await edge.beat()
+        now = await ann.get(f"/connect-sessions/{session['session_id']}")
+        assert now["status"] == "ended"
+        kinds = [item["kind"] for item in (await edge.get("/leases"))["items"]]
+        assert kinds == ["lease", "revocation"]
+
+    on(place, body)
+
+
+def _fall_silent(tx: Any) -> None:
+    """The node is offline before its session is over."""
+    node = tx.nodes.get("edge")
+    change = StatusChange(
+        node_id="edge", before=node.status, after=NodeStatus.OFFLINE, last_seen=node.last_seen
+    )
+    assert tx.nodes.change_status([change]) == ["edge"]
+
+
+def test_nobody_keeps_a_policy_from_others_by_handing_it_in_first(place: Place) -> None:
+    async def body(api: FleetApi) -> None:
+        root = await api.person("root", Role.ADMIN)
+        ann, bob = await api.person("ann"), await api.person("bob")
+        anns, bobs, other = await ann.join("anns"), await bob.join("bobs"), await bob.join("other")
+        items = {"items": [signed(policy("p"))]}
+        revisions = [
+            (await person.post("/policies", wish, status=201))["revision"]
+            for person, wish in (
+                (bob, {**items, "node_id": "bobs"}),
+                (ann, items),
+                (ann, items),
+                (bob, {**items, "node_id": "bobs"}),
+            )
+        ]
+        assert revisions == [1, 2, 2, 1]
+        assert [len((await one.get("/policies"))["items"]) for one in (anns, bobs, other)] == [1, 1, 0]
+        assert (await root.post("/policies", items, status=201))["revision"] == 3
+        assert (await bob.post("/policies", items, status=201))["revision"] == 3
+        assert len((await other.get("/policies"))["items"]) == 1
 
     on(place, body)
