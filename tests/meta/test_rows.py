@@ -57,9 +57,14 @@ def _autonomy() -> set[str]:
 
 
 def _control_plane() -> set[str]:
-    """R1.33 and R1.55 are the node's to hold."""
+    """R1.33 and R1.55 are the node's to hold; see `_join`."""
     rows = {f"R1.{number}" for number in (*range(20, 33), 34, *range(68, 76))}
     return rows | {"T44"}
+
+
+def _join() -> set[str]:
+    """R1.7 to R1.11 and R1.14 are of a view that stays open, and R1.23 is held where the lists are made."""
+    return {f"R1.{number}" for number in (*range(1, 7), 12, 13, *range(15, 20), 21, 22, 33, 55)}
 
 
 LISTS = {
@@ -72,6 +77,7 @@ LISTS = {
     "delta_v": _delta_v(),
     "autonomy": _autonomy(),
     "control_plane": _control_plane(),
+    "join": _join(),
 }
 
 
