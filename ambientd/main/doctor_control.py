@@ -102,16 +102,16 @@ def _without_daemon(place: Place) -> Finding:
     if isinstance(address, str):
         return fail(f"control_plane.url {address}", "ambientctl check-config")
     if file.current is None:
-        return doctor.judge_answer(address.url, _probe(address, config.control_plane.ca_file))
+        return doctor.judge_answer(address.url, _probe(address, config))
     return _as_node(file.current, address, config, place)
 
 
-def _probe(address: ControlAddress, ca_file: str | None) -> Answer:
+def _probe(address: ControlAddress, config: Config) -> Answer:
     import trio
 
-    from ambientd.net.probes import UpstreamProbes
+    from ambientd.app.control_probes import ControlProbes
 
-    probes = UpstreamProbes(agent=_AGENT)
+    probes, ca_file = ControlProbes(lambda: config, agent=_AGENT), config.control_plane.ca_file
     return trio.run(partial(probes.ask_control, address, ca_file=ca_file, seconds=PROBE_SEC))
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 ANSWER_MAX = 8 * 1024 * 1024
 # Servers of our own close an idle connection after 75 seconds; one that is just being closed is not used.
 KEEP_SEC = 70.0
+_INSTALL = "pip install 'ambient-node[control-link]'"
 OTHER_KEY = "another key than the pinned one"
 
 
@@ -83,7 +84,7 @@ class HttpControlTransport:
         try:
             import httpcore2
         except ImportError:
-            raise UnavailableError("the package httpcore2 is missing (the extra `control-link`)") from None
+            raise UnavailableError(f"the package httpcore2 is missing: {_INSTALL}") from None
         address = self.settings.address
         given = {"Host": address.host_header, "User-Agent": self._agent, "Accept": "application/json"}
         if body:
@@ -107,6 +108,9 @@ class HttpControlTransport:
         ) as error:
             await self.aclose()
             raise UnavailableError(_words(error)) from None
+        except ImportError:
+            await self.aclose()
+            raise UnavailableError(f"a socks5:// proxy needs the package socksio: {_INSTALL}") from None
         except OSError as error:
             await self.aclose()
             raise UnavailableError(f"no connection: {error.strerror or type(error).__name__}") from None
