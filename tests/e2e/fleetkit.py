@@ -26,7 +26,7 @@ REGISTRATION = {
     "node_type": "any",
     "capabilities": {"bandwidth_mbps": 1000, "cpu_cores": 16, "memory_gb": 64},
 }
-_TIERS = ("AUTH", "NODE", "TASK", "GENERAL", "DEVICE")
+_TIERS = ("AUTH", "NODE", "TASK", "PROOF", "GENERAL", "DEVICE")
 UNLIMITED = {f"AMBIENT__SERVER__{tier}_{word}": "1000000" for tier in _TIERS for word in ("RPM", "BURST")}
 
 
