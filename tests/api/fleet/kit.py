@@ -248,9 +248,11 @@ def plane_of(
 
 
 @asynccontextmanager
-async def api_over(place: Place, **server: Any) -> AsyncIterator[FleetApi]:
+async def api_over(
+    place: Place, *, clock: StillClock | None = None, **server: Any
+) -> AsyncIterator[FleetApi]:
     """A running control plane, but for its listener and the timers of its sweeps."""
-    clock, log = StillClock(), ListLog()
+    clock, log = clock or StillClock(), ListLog()
     with _socket() as sock:
         plane = plane_of(place, sock, clock, log, **server)
         async with trio.open_nursery() as nursery:
