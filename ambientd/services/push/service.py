@@ -143,6 +143,7 @@ class PushService:
         self._refused: str | None = None
         self._trouble: str | None = None
         self._rejected = False
+        self._open_there: frozenset[str] = frozenset()
         self._blocked: dict[OutboxStream, str] = {}
         self._pushed_at: datetime | None = None
         self._dropped_before: int | None = None
@@ -429,10 +430,9 @@ class PushService:
         pushing, work = self._pushing, self._work
         if pushing is None or work is None:
             return
-        if not self._aligned:
-            self._need(await push.align(pushing))
-            self._aligned = True
+        await self._align(pushing)
         await self._report(result)
+        await self._align(pushing)
         if not self._reconciled:
             result.started += (await self._reconcile(work)).moved
         await self._drain(result)
@@ -441,6 +441,18 @@ class PushService:
         if trio.current_time() >= self._forget_at:
             await work_flow.forget_old(work)
             self._forget_at = trio.current_time() + FORGET_EVERY_SEC
+
+    async def _align(self, pushing: Pushing) -> None:
+        """Where the control plane stands, when that is not known (any more)."""
+        if not self._aligned:
+            self._note_lost(self._need(await push.align(pushing)).text)
+            self._aligned = True
+
+    def _note_lost(self, lost: str) -> None:
+        if lost:
+            self._aligned = False
+            self._done.clear()  # what of it is still here is told again
+            self._parts.log.warning("control_plane.put_back", lost=lost)
 
     def _need(self, step: Step) -> Step:
         """The step, when it went well; else the round ends."""
@@ -463,6 +475,8 @@ class PushService:
                 return  # it was taken out, and counted
             raise _StopError(answer)
         self._seen(sent)
+        if answer.known_report_seq is not None:
+            self._note_lost(await push.note_put_back(self._pushing, answer.known_report_seq))
         self._done.add(report.seq)
         result.sent[OutboxStream.REPORTS] = result.sent.get(OutboxStream.REPORTS, 0) + 1
         self._hear(answer)
@@ -475,13 +489,14 @@ class PushService:
             for task in answer.assigned_tasks
             if task.execution_status in (ExecutionStatus.ASSIGNED, ExecutionStatus.IN_PROGRESS)
         }
+        self._open_there = frozenset(open_there)
         ended = {one.task_id for one in self._held if one.has_ended}
         here = {one.task_id for one in self._held if one.state is AssignmentState.RUNNING}
         if open_there - ended != here:
             self._reconciled = False
 
     async def _reconcile(self, work: Work) -> Step:
-        step = self._need(await work_flow.reconcile(work))
+        step = self._need(await work_flow.reconcile(work, self._open_there))
         self._reconciled = not step.again
         await self._read_held()
         return step
@@ -559,6 +574,7 @@ class PushService:
                 self._aligned = False
                 return False
             case _ if step.again:
+                self._aligned = self._aligned and step.meaning is not Meaning.BEHIND
                 return True
             case Meaning.REFUSED | Meaning.TOO_LARGE if not step.blocked and self._small < SMALLEST:
                 self._small += 1
@@ -587,7 +603,11 @@ class PushService:
             self._parts.log.info("control_plane.pushing")
         self._failures, self._trouble, self._refused = 0, None, None
         self._pushed_at, self._dropped_before = self._parts.clock.now(), _dropped(self._depth)
-        self._send_at = trio.current_time() if more else float("inf")
+        self._send_at = float("inf")
+        if more:
+            self._send_at = trio.current_time()
+        elif not self._aligned:
+            self._send_at = trio.current_time() + GATHER_SEC
         if any(one.state is AssignmentState.STARTING for one in self._held) or not self._reconciled:
             # Work that could not be begun yet, or that this round has heard of.
             again = trio.current_time() + (GATHER_SEC if not self._reconciled else MINUTE_SEC)

@@ -25,7 +25,7 @@ from ambientd.wire.fleet_api_messages import (
     ReportsAnswer,
 )
 from ambientd.wire.fleet_enums import NodeStatus
-from ambientd.wire.fleet_push_messages import AuditAnswer, StreamsAnswer
+from ambientd.wire.fleet_push_messages import AuditAnswer, StreamsAnswer, StreamView
 from tests.core.test_membership import membership
 from tests.fakes.clock import EPOCH, TrioWallClock
 from tests.pushkit import NodeRig
@@ -40,6 +40,7 @@ class PlainPlane:
         self.trouble: ControlAnswer | None = None
         self.away = False
         self.reports: list[int] = []
+        self.acked: dict[str, int] = {}
 
     async def send(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, *, seconds: float
@@ -56,7 +57,7 @@ class PlainPlane:
     def _answer(self, what: str, body: bytes) -> Any:
         match what:
             case "heartbeat":
-                said = msgspec.json.decode(body)
+                said, known = msgspec.json.decode(body), max(self.reports, default=0)
                 self.reports.append(said["seq"])
                 fields: dict[str, Any] = dict.fromkeys(HeartbeatAnswer.__struct_fields__, "")
                 facts = {"node_status": "online", "assigned_tasks": [], "duplicate": False, "active_tasks": 0}
@@ -66,24 +67,27 @@ class PlainPlane:
                     "health_score": 1.0,
                     "assigned_task_ids": [],
                     "internet_active": False,
+                    "known_report_seq": known,
                 }
             case "reports":
                 found = [one["seq"] for one in msgspec.json.decode(body)["reports"]]
                 self.reports += found
                 return ReportsAnswer(found[-1], len(found), 0, NodeStatus.ONLINE, 0, [])
             case "streams":
-                return StreamsAnswer([])
+                return StreamsAnswer([StreamView(name, seq, "") for name, seq in self.acked.items()])
             case "reconcile":
                 return ReconcileAnswer([], [])
             case "policies" | "leases":
                 return ItemsAnswer(0, False, [])
             case "audit":
                 last = msgspec.json.decode(body)["records"][-1]
+                self.acked[what] = last["seq"]
                 return AuditAnswer(last["seq"], last["hash"], 1, 0)
             case "ledger":
                 last = msgspec.json.decode(body)["records"][-1]
+                self.acked[what] = last["seq"]
                 return {"acked_seq": last["seq"], "taken": 1, "duplicates": 0, "left_out": []}
-        return _node()
+        return {**_node(), "report_seq": max(self.reports, default=0)}
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
