@@ -59,6 +59,7 @@ from ambientd.flows.fleet.work import WorkRules
 from ambientd.host.clock import SystemClock
 from ambientd.host.issuer_keys import IssuerKeys
 from ambientd.host.log import LogControl, Logger
+from ambientd.host.memory import settle_memory
 from ambientd.host.notify import Notifier
 from ambientd.host.passwords import Argon2Passwords
 from ambientd.net.http_server import HttpServer, Limits
@@ -348,6 +349,7 @@ class ControlPlane:
             await trio.sleep(LOOK_AGAIN_SEC)
         with suppress(StoreError, UnavailableError):  # the sweep reads them again
             await self.throttle.refresh()
+        settle_memory(busy=True)
         address = f"{self._config.server.listen.rpartition(':')[0]}:{port_of(self._outside.listener)}"
         scheme = "http" if self._tls is None else "https"
         notifier.ready(f"ready, {scheme}://{address}")

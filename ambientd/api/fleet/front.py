@@ -41,9 +41,10 @@ class FleetDoor:
         turned = None if _TOKEN_HEADERS & headers.keys() else _too_large(headers)
         if turned is not None:
             return turned
-        if caller.ip is None:
+        forwarded = headers.get("x-forwarded-for")
+        if caller.ip is None or forwarded is None:
             return caller
-        return caller._replace(ip=client_address(caller.ip, headers.get("x-forwarded-for"), self._proxies))
+        return caller._replace(ip=client_address(caller.ip, forwarded, self._proxies))
 
     def illegible(self) -> Turned:
         """The head is larger than any of ours."""
