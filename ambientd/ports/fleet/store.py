@@ -235,8 +235,14 @@ class TaskRepository(Protocol):
     def work_size(self, task_id: str) -> int:
         """About how long they are, in characters; 0 when the task is gone."""
 
-    def pending(self, limit: int, *, task_types: Sequence[str] | None = None) -> list[TaskRecord]:
-        """Tasks that nodes are missing for, oldest first."""
+    def pending(
+        self,
+        limit: int,
+        *,
+        task_types: Sequence[str] | None = None,
+        after: tuple[datetime, str] | None = None,
+    ) -> list[TaskRecord]:
+        """Tasks that nodes are missing for, oldest first; `after`: (created_at, task_id) of the last seen."""
 
     def set_status(self, task_id: str, status: TaskStatus, at: datetime) -> bool:
         """Moves a task between pending and running; False when it has ended or is gone."""

@@ -1,6 +1,6 @@
 """What somebody with some right tries to make of it: each was possible once."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from ambientd.core.audit import GENESIS, record_hash
-from ambientd.core.fleet.records import StatusChange
+from ambientd.core.fleet.records import Requirements, StatusChange
+from ambientd.flows.fleet.work import PENDING_LOOKED_AT
+from ambientd.store.fleet.assignments import Assignments
 from ambientd.wire.fleet_enums import NodeStatus, Role
-from tests.api.fleet.kit import FleetApi, Person, json_of, on
+from tests.api.fleet.kit import REGISTRATION, FleetApi, Person, json_of, on
 from tests.api.fleet.test_items import policy, signed
 from tests.api.fleet.test_tasks import CONNECT
-from tests.store.fleet.kit import Place, SqlitePlace
+from tests.store.fleet.kit import Place, SqlitePlace, new_task
 
 MIB = 1024 * 1024
 
@@ -263,3 +265,65 @@ def test_nobody_keeps_a_policy_from_others_by_handing_it_in_first(place: Place) 
         assert len((await other.get("/policies"))["items"]) == 1
 
     on(place, body)
+
+
+def test_tasks_that_can_never_run_hold_up_nobody_elses(place: Place) -> None:
+    async def body(api: FleetApi) -> None:
+        ann, bob = await api.person("ann"), await api.person("bob")
+        edge = await ann.join("edge")
+        running = [await ann.submit() for _ in range(3)]
+
+        def crowd(tx: Any) -> None:
+            need = Requirements(min_nodes=1_000)
+            for n in range(PENDING_LOOKED_AT + 20):
+                task_id = f"00000000-0000-0000-0000-{n:012}"
+                tx.tasks.add(new_task(task_id, bob.user_id, requirements=need, at=api.clock.now()))
+
+        await api.plane.store.write(crowd)
+        api.clock.at += timedelta(seconds=1)
+        wanted = await ann.submit(requirements={"require_gpu": True})
+        relay = (await ann.post("/tasks", CONNECT, status=201))["task_id"]
+        assert (await ann.get(f"/tasks/{wanted}"))["status"] == "pending"
+        await ann.register("door", node_type="open_internet")
+        assert (await ann.get(f"/tasks/{relay}"))["status"] == "running"
+        capable = {**REGISTRATION["capabilities"], "gpu_available": True}
+        await ann.register("gpu", capabilities=capable)
+        # Every result and every cleared task once offered hundreds of them anew, and held up everybody.
+        steps = await offers(
+            api, lambda: edge.post(f"/assignments/{running[0]}/result", {"status": "completed"})
+        )
+        steps += await offers(api, lambda: ann.delete(f"/tasks/{running[1]}"))
+        assert steps == 0
+        await api.sweep()
+        assert (await ann.get(f"/tasks/{wanted}"))["status"] == "running"
+
+    on(place, body, max_active_tasks=700)
+
+
+async def offers(api: FleetApi, ask: Callable[[], Awaitable[Any]]) -> int:
+    """How many tasks were held against all nodes while something was asked for."""
+    count = 0
+    real = Assignments.candidates
+
+    def counting(*args: Any, **more: Any) -> Any:
+        nonlocal count
+        count += 1
+        return real(*args, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Assignments, "candidates", counting)
+        await ask()
+    return count
+
+
+def test_parts_that_have_failed_take_no_room_on_their_node(place: Place) -> None:
+    async def body(api: FleetApi) -> None:
+        ann, bob = await api.person("ann"), await api.person("bob")
+        edge = await ann.join("edge", node_type="any")
+        for _ in range(3):  # which need a node more than there are, and so never end
+            task = await bob.submit(requirements={"min_nodes": 2})
+            await edge.post(f"/assignments/{task}/result", {"status": "failed", "result": "cannot"})
+        mine = await ann.submit()
+        assert (await ann.get(f"/tasks/{mine}"))["assigned_nodes"] == ["edge"]
+
+    on(place, body, max_active_tasks=3)
