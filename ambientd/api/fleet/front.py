@@ -7,7 +7,7 @@ import msgspec
 
 from ambientd.api.errors import refusal
 from ambientd.api.fleet.principal import API_KEY_HEADER, bearer_of
-from ambientd.core.fleet.ratelimit import RateLimiter, Tier, tier_of
+from ambientd.core.fleet.ratelimit import RateLimiter, Tier, client_of, tier_of
 from ambientd.core.fleet.tokens import TokenKind, kind_of
 from ambientd.core.site import Network, client_address
 from ambientd.ports.clock import Clock
@@ -80,7 +80,7 @@ def build_front(app: Application, limiter: RateLimiter, *, clock: Clock, secure:
             response = await app(request)
             headers = response.headers
             if response.status == 401:
-                limiter.take(Tier.FAILED, str(request.caller.ip), clock.monotonic())
+                limiter.take(Tier.FAILED, client_of(request.caller.ip), clock.monotonic())
                 headers = (*headers, _CHALLENGE)
         return msgspec.structs.replace(response, headers=(*headers, *always))
 
@@ -92,7 +92,7 @@ def _wait(request: Request, limiter: RateLimiter, now: float) -> float:
         return 0.0
     token = bearer_of(request)
     device = token is not None and kind_of(token) is TokenKind.DEVICE
-    client = str(request.caller.ip)
+    client = client_of(request.caller.ip)
     guessing = limiter.wait(Tier.FAILED, client, now)
     if guessing:
         return guessing

@@ -286,7 +286,8 @@ def test_tasks_that_can_never_run_hold_up_nobody_elses(place: Place) -> None:
         assert (await ann.get(f"/tasks/{wanted}"))["status"] == "pending"
         await ann.register("door", node_type="open_internet")
         assert (await ann.get(f"/tasks/{relay}"))["status"] == "running"
-        capable = {**REGISTRATION["capabilities"], "gpu_available": True}
+        capable: Any = REGISTRATION["capabilities"]
+        capable = {**capable, "gpu_available": True}
         await ann.register("gpu", capabilities=capable)
         # Every result and every cleared task once offered hundreds of them anew, and held up everybody.
         steps = await offers(
@@ -327,3 +328,15 @@ def test_parts_that_have_failed_take_no_room_on_their_node(place: Place) -> None
         assert (await ann.get(f"/tasks/{mine}"))["assigned_nodes"] == ["edge"]
 
     on(place, body, max_active_tasks=3)
+
+
+def test_guessing_from_many_addresses_of_one_network_is_guessing_from_one(sqlite: SqlitePlace) -> None:
+    async def body(api: FleetApi) -> None:
+        statuses = [
+            (await api.ask("GET", "/nodes", token="at_" + "0" * 64, ip=f"2001:db8::{n:x}")).status
+            for n in range(1, 60)
+        ]
+        assert statuses.count(429) >= 25
+        assert (await api.ask("GET", "/nodes", token="at_" + "0" * 64, ip="2001:db9::1")).status == 401
+
+    on(sqlite, body)
