@@ -164,6 +164,9 @@ class DeviceRepository(Protocol):
     def advance(self, credential_id: str, seq: int) -> int | None:
         """Takes a request's number. None when it was taken; else the last one taken, which is not lower."""
 
+    def remove(self, credential_id: str) -> None:
+        """Removes a credential that was never used."""
+
     def revoke(self, node_id: str, at: datetime, *, keep: str | None = None) -> int:
         """Revokes all credentials of a node but one; how many."""
 

@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from ambientd.core.audit import GENESIS, record_hash
+from ambientd.core.ed25519 import public_of, show_key, sign
 from ambientd.core.fleet.records import Requirements, StatusChange
+from ambientd.core.fleet.signing import enrol_bytes
 from ambientd.flows.fleet.work import PENDING_LOOKED_AT
 from ambientd.store.fleet.assignments import Assignments
 from ambientd.wire.fleet_enums import NodeStatus, Role
-from tests.api.fleet.kit import REGISTRATION, FleetApi, Person, json_of, on
+from tests.api.fleet.kit import REGISTRATION, FleetApi, Joined, Person, json_of, on
 from tests.api.fleet.test_items import policy, signed
 from tests.api.fleet.test_tasks import CONNECT
 from tests.store.fleet.kit import Place, SqlitePlace, new_task
@@ -340,3 +342,53 @@ def test_guessing_from_many_addresses_of_one_network_is_guessing_from_one(sqlite
         assert (await api.ask("GET", "/nodes", token="at_" + "0" * 64, ip="2001:db9::1")).status == 401
 
     on(sqlite, body)
+
+
+def test_a_node_that_asks_for_new_credentials_again_and_again_has_few(place: Place) -> None:
+    async def body(api: FleetApi) -> None:
+        ann = await api.person("ann")
+        edge = await ann.join("edge")
+        key = public_of(edge.seed)
+        message = enrol_bytes(node_id="edge", public_key=key, join_token=edge.answer["credential_id"])
+        wish = {"public_key": show_key(key), "proof": sign(edge.seed, message).hex()}
+        made = [await edge.post("/credential/rotate", wish, status=201) for _ in range(20)]
+        assert api.rows("SELECT count(*) FROM device_credentials")[0][0] <= 6
+        last = Joined(api, "edge", edge.seed, made[-1]["device_token"], made[-1])
+        await last.post("/credential/confirm", None)
+        await last.beat()
+
+    on(place, body)
+
+
+def test_a_window_without_length_is_refused(place: Place) -> None:
+    async def body(api: FleetApi) -> None:
+        ann = await api.person("ann")
+        edge = await ann.join("edge")
+        at = "2026-11-20T11:00:00.000Z"
+        window = {"seq": 1, "window_start": at, "window_end": at, "value": 1.0, "samples": 1}
+        await edge.post("/delta-v", {"after": 0, "records": [window]}, status=400)
+
+    on(place, body)
+
+
+def test_sums_over_what_nodes_say_do_not_overflow(place: Place) -> None:
+    async def body(api: FleetApi) -> None:
+        ann = await api.person("ann")
+        edge = await ann.join("edge")
+        at = "2026-11-20T11:00:00.000Z"
+        most = 2**63 - 1
+        session = {
+            "agent_id": "a",
+            "agent_label": "a",
+            "model_id": "m",
+            "status": "success",
+            "started_at": at,
+            "runtime_ms": most,
+        }
+        usage = {"computed_at": at, "total_tokens": most, "cost_usd": 1e12}
+        records = [{"seq": n, "session_id": f"s{n}", "session": session, "usage": usage} for n in range(1, 4)]
+        await edge.post("/ledger", {"after": 0, "records": records})
+        found = await ann.get("/nodes/edge/usage")
+        assert (found["sessions"], found["total_tokens"], found["runtime_ms"]) == (3, 3 * most, 3 * most)
+
+    on(place, body)
