@@ -10,6 +10,7 @@ import signal
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,8 +29,10 @@ from ambientd.api.fleet.items import item_routes
 from ambientd.api.fleet.nodes import node_routes
 from ambientd.api.fleet.principal import build_authenticate
 from ambientd.api.fleet.reports import report_routes
+from ambientd.api.fleet.results import result_routes
 from ambientd.api.fleet.streams import stream_routes
 from ambientd.api.fleet.tasks import BODY_MAX, task_routes
+from ambientd.api.fleet.throttle import throttle_routes
 from ambientd.api.health import health_routes
 from ambientd.api.openapi import About, openapi_route
 from ambientd.api.router import Route, RouteTable, build_application
@@ -51,15 +54,18 @@ from ambientd.flows.fleet.leases import LeaseDesk
 from ambientd.flows.fleet.nodes import Registry
 from ambientd.flows.fleet.pushed import Pushed
 from ambientd.flows.fleet.tasks import Tasks
+from ambientd.flows.fleet.throttle import Throttle
 from ambientd.flows.fleet.work import WorkRules
 from ambientd.host.clock import SystemClock
 from ambientd.host.issuer_keys import IssuerKeys
 from ambientd.host.log import LogControl, Logger
+from ambientd.host.memory import settle_memory
 from ambientd.host.notify import Notifier
 from ambientd.host.passwords import Argon2Passwords
 from ambientd.net.http_server import HttpServer, Limits
 from ambientd.net.tcp_socket import caller_of_tcp, port_of
 from ambientd.ports.clock import Clock
+from ambientd.ports.errors import StoreError, UnavailableError
 from ambientd.ports.http import Application
 from ambientd.services.fleet_lookups import LookupsService
 from ambientd.services.fleet_reports import ReportsService
@@ -76,6 +82,7 @@ if TYPE_CHECKING:
 FIRST_ANSWER_SEC = 1.0
 DRAIN_SEC = 5.0  # the longest ordinary request, many times over
 LOOK_AGAIN_SEC = 1.0  # while the store is not ready
+WATCHDOG_SHARE = 3  # how often the watchdog is fed within its time
 HELD_SIGNALS = (signal.SIGHUP,)
 ABOUT = About(
     title="Ambient control plane",
@@ -101,7 +108,11 @@ class DatabasePlace(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class FleetOutside(msgspec.Struct, frozen=True, kw_only=True):
-    """What the start-up found on this machine. `reload` reads the configuration anew: it, or its problems."""
+    """What the start-up found on this machine.
+
+    `reload` reads the configuration anew: it, or its problems. `watchdog` is the time in seconds within which
+    systemd wants to hear that the loop turns, None when it does not.
+    """
 
     database: DatabasePlace
     listener: socket.socket
@@ -112,6 +123,7 @@ class FleetOutside(msgspec.Struct, frozen=True, kw_only=True):
     log_control: LogControl
     reload: Callable[[], Config | Sequence[str]]
     tls: "Callable[[], ssl.SSLContext] | None" = None
+    watchdog: float | None = None
 
 
 def build_store(
@@ -135,6 +147,7 @@ def rates_of(config: ServerConfig) -> dict[Tier, Rate]:
         Tier.AUTH: Rate(config.auth_rpm, config.auth_burst),
         Tier.NODE: Rate(config.node_rpm, config.node_burst),
         Tier.TASK: Rate(config.task_rpm, config.task_burst),
+        Tier.PROOF: Rate(config.proof_rpm, config.proof_burst),
         Tier.GENERAL: Rate(config.general_rpm, config.general_burst),
         Tier.DEVICE: Rate(config.device_rpm, config.device_burst),
     }
@@ -161,13 +174,6 @@ class ControlPlane:
         self.reports = ReportsService(self.store)
         self.lookups = LookupsService(self.store)
         self.hearing = build_hearing(server)
-        self.sweeps = SweepsService(
-            build_sweeps(
-                server, store=self.store, clock=self.clock, rules=rules, desk=desk, hearing=self.hearing
-            ),
-            jitter=lambda: int.from_bytes(os.urandom(4)) / 2**32,
-            log=self._log,
-        )
         self.accounts = Accounts(
             store=self.store,
             clock=self.clock,
@@ -177,6 +183,20 @@ class ControlPlane:
             new_id=_uuid,
             lifetimes=_lifetimes(server),
             open_registration=server.registration,
+        )
+        self.throttle = Throttle(store=self.store, clock=self.clock, caller=self.accounts.caller)
+        self.sweeps = SweepsService(
+            build_sweeps(
+                server,
+                store=self.store,
+                clock=self.clock,
+                rules=rules,
+                desk=desk,
+                hearing=self.hearing,
+                throttle=self.throttle,
+            ),
+            jitter=lambda: int.from_bytes(os.urandom(4)) / 2**32,
+            log=self._log,
         )
         self.devices = Devices(
             store=self.store,
@@ -235,9 +255,11 @@ class ControlPlane:
             *device_routes(self.devices, self._fleet()),
             *task_routes(self.tasks, now=now, new_id=_uuid),
             *assignment_routes(self.tasks),
+            *result_routes(self.tasks),
             *connect_routes(self.connect),
             *stream_routes(self.pushed, now),
             *item_routes(self.items),
+            *throttle_routes(self.throttle, now=now, new_id=_uuid),
             *cluster_routes(self.registry, Admin(store=self.store), now=now, version=__version__),
         )
         document = openapi_route(lambda: all_routes, version=__version__, about=ABOUT)
@@ -268,7 +290,11 @@ class ControlPlane:
         server = self._config.server
         limiter = RateLimiter(rates_of(server))
         return build_front(
-            app, limiter, clock=self.clock, secure=self._tls is not None or server.behind_proxy
+            app,
+            limiter,
+            self.throttle,
+            clock=self.clock,
+            secure=self._tls is not None or server.behind_proxy,
         )
 
     # --- its life
@@ -294,6 +320,7 @@ class ControlPlane:
                 services.start_soon(supervise, "reports", self.reports.run, self._log)
                 services.start_soon(supervise, "lookups", self.lookups.run, self._log)
                 services.start_soon(self._run_when_ready)
+                services.start_soon(self._feed_watchdog)
                 # Whoever connects now waits in the kernel's queue: an ordinary start is over before a 503
                 # would help anybody.
                 with trio.move_on_after(FIRST_ANSWER_SEC):
@@ -320,6 +347,9 @@ class ControlPlane:
                 notifier.ready(f"not ready: {reason}")
                 told = reason
             await trio.sleep(LOOK_AGAIN_SEC)
+        with suppress(StoreError, UnavailableError):  # the sweep reads them again
+            await self.throttle.refresh()
+        settle_memory(busy=True)
         address = f"{self._config.server.listen.rpartition(':')[0]}:{port_of(self._outside.listener)}"
         scheme = "http" if self._tls is None else "https"
         notifier.ready(f"ready, {scheme}://{address}")
@@ -333,6 +363,14 @@ class ControlPlane:
         if facts.degraded:
             self._log.warning("control_plane.degraded", reason=facts.degraded)
         await supervise("sweeps", self.sweeps.run, self._log)
+
+    async def _feed_watchdog(self) -> None:
+        """A loop that is stuck is silent. Nothing else is asked: a new start brings no database back."""
+        if self._outside.watchdog is None:
+            return
+        while True:
+            self._outside.notifier.watchdog()
+            await trio.sleep(self._outside.watchdog / WATCHDOG_SHARE)
 
     async def _until_signal(self, signals: AsyncIterator[int]) -> str:
         async for number in signals:

@@ -8,6 +8,7 @@ from ambientd.core.fleet.hearing import Hearing
 from ambientd.core.fleet.liveness import LivenessTimes
 from ambientd.flows.fleet import sweeps
 from ambientd.flows.fleet.leases import LeaseDesk
+from ambientd.flows.fleet.throttle import Throttle
 from ambientd.flows.fleet.work import WorkRules
 from ambientd.ports.clock import Clock
 from ambientd.ports.fleet.store import FleetStore
@@ -32,8 +33,9 @@ def build_sweeps(
     rules: WorkRules,
     desk: LeaseDesk,
     hearing: Hearing,
+    throttle: Throttle,
 ) -> Sequence[Sweep]:
-    """All of them."""
+    """All of them; rate limits that another process has changed come here by the last one."""
     times = LivenessTimes(config.unknown_after, config.offline_after)
 
     async def nodes() -> dict[str, object] | None:
@@ -78,4 +80,5 @@ def build_sweeps(
         Sweep(name="sessions", interval=often, run=sessions),
         Sweep(name="history", interval=seldom, run=history),
         Sweep(name="expired", interval=seldom, run=expired),
+        Sweep(name="throttle", interval=often, run=throttle.refresh),
     )

@@ -3,7 +3,7 @@
 A task of the type `agent_session` runs as a session of a local or gateway agent, `connect_only` is a lease.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from ambientd.core.assignments import (
     AGENT_SESSION,
     CONNECT_ONLY,
     EXECUTION,
+    TOLD_AGAIN,
     Assignment,
     AssignmentState,
     Offered,
@@ -35,9 +36,10 @@ from ambientd.core.timefmt import rfc3339_ms
 from ambientd.flows import control as operator
 from ambientd.flows.control import Controls, choose_agent
 from ambientd.flows.leases import Leases
-from ambientd.flows.pulls import ACTOR, find_lease
+from ambientd.flows.pulls import ACTOR, find_lease, pull_revocations
 from ambientd.flows.push import NOTHING, Pushing, Step, failed
 from ambientd.flows.sessions import Order, check_order, record_session
+from ambientd.ports.errors import UnavailableError
 from ambientd.ports.store import Transaction
 from ambientd.wire.enums import EventType
 from ambientd.wire.fleet_api_messages import (
@@ -78,11 +80,11 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 # --- what the control plane wants
 
 
-async def reconcile(work: Work) -> Step:
+async def reconcile(work: Work, open_there: Iterable[str] = ()) -> Step:
     """Says what runs here, hears what is to be kept, stopped and begun, and does it; `again` when not all of
-    it was in the answer."""
+    it was in the answer. `open_there`: tasks that the control plane counts on, as it said last."""
     pushing = work.pushing
-    held = {one.task_id: one for one in await pushing.store.read(lambda tx: tx.assignments.open())}
+    held = await pushing.store.read(lambda tx: _held(tx, open_there))
     # What has ended and was not told counts as running, or it would be taken for lost and given anew. What
     # could not be begun yet is offered again.
     running = [
@@ -116,6 +118,17 @@ async def reconcile(work: Work) -> Step:
 def _wanted(verdicts: Mapping[str, Verdict]) -> set[str]:
     """Tasks that are to be begun; an answer may hold fewer of them than it names."""
     return {task_id for task_id, verdict in verdicts.items() if verdict is Verdict.START}
+
+
+def _held(tx: Transaction, open_there: Iterable[str]) -> dict[str, Assignment]:
+    """Tasks that this node has, by id; also those whose end the control plane was told of and counts on all
+    the same: it was put back, and would give them out anew."""
+    held = {one.task_id: one for one in tx.assignments.open()}
+    for task_id in open_there:
+        mine = None if task_id in held else tx.assignments.get(task_id)
+        if mine is not None and mine.state in TOLD_AGAIN and mine.stop_cause is None:
+            held[task_id] = mine
+    return held
 
 
 def _withdrawn(
@@ -359,11 +372,22 @@ async def stop(work: Work, assignment: Assignment, cause: StopCause) -> None:
 
 async def _end(work: Work, one: Assignment) -> None:
     """Ends what runs for a task; whether it has is seen by `settle`."""
-    actor = NODE if one.stop_cause is StopCause.AWAY else ACTOR
+    away = one.stop_cause is StopCause.AWAY
+    actor = NODE if away else ACTOR
     if one.lease_id is not None:
-        await work.leases.end(one.lease_id, actor)
+        if not away:
+            await _take_revocations(work)
+        await work.leases.end(one.lease_id, actor)  # refused where the revocation has ended it
     elif one.session_id is not None:
         await operator.kill(one.session_id, work.controls, actor=actor)
+
+
+async def _take_revocations(work: Work) -> None:
+    """What the control plane takes away it mostly revokes too: the lease says then who ended it."""
+    try:
+        await pull_revocations(work.pushing, work.leases)
+    except UnavailableError:
+        return  # it ends all the same
 
 
 def _told_after(cause: StopCause) -> Told:

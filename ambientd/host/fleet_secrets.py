@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ambientd.core.fleet.secrets import SecretName
 from ambientd.host.private_file import make_private
-from ambientd.host.secrets import SecretError, find_secret
+from ambientd.host.secrets import ENV_CREDENTIALS, SecretError, find_secret
 
 FOLDER = "secrets"
 _BYTES = 32
@@ -38,11 +38,23 @@ def find_fleet_secrets(
     return found, problems
 
 
-def make_fleet_secrets(state_dir: Path) -> list[SecretName]:
+def make_fleet_secrets(state_dir: Path, environ: Mapping[str, str]) -> list[SecretName]:
     """Makes the files that are missing, 0600, durably; existing ones are never touched. Which were made.
 
-    Raises OSError when the folder cannot be written.
+    None is made for a secret that comes as a credential or a variable. Raises OSError when the folder cannot
+    be written.
     """
     folder = state_dir / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return [name for name in SecretName if make_private(folder / name.value, os.urandom(_BYTES).hex())]
+    return [
+        name
+        for name in SecretName
+        if not (environ.get(name.value) or is_credential(name.value, environ))
+        and make_private(folder / name.value, os.urandom(_BYTES).hex())
+    ]
+
+
+def is_credential(name: str, environ: Mapping[str, str]) -> bool:
+    """Whether systemd passes a secret on, good or not."""
+    directory = environ.get(ENV_CREDENTIALS)
+    return directory is not None and os.path.lexists(f"{directory}/{name}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ambientd.core.ed25519 import KEY_BYTES, parse_seed
-from ambientd.host.fleet_secrets import FOLDER
+from ambientd.host.fleet_secrets import FOLDER, is_credential
 from ambientd.host.private_file import make_private
 from ambientd.host.secrets import SecretError, find_secret
 
@@ -39,12 +39,16 @@ def find_issuer_keys(state_dir: Path, environ: Mapping[str, str]) -> tuple[Issue
     return IssuerKeys(*found), problems
 
 
-def make_issuer_keys(state_dir: Path) -> list[str]:
+def make_issuer_keys(state_dir: Path, environ: Mapping[str, str]) -> list[str]:
     """Makes the files that are missing, 0600; existing ones are never touched. Which were made.
 
-    Raises OSError when the folder cannot be written.
+    None is made for a key that comes as a credential. Raises OSError when the folder cannot be written.
     """
     folder = state_dir / FOLDER
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     names = (POLICY_KEY, LEASE_KEY)
-    return [name for name in names if make_private(folder / name, os.urandom(KEY_BYTES).hex())]
+    return [
+        name
+        for name in names
+        if not is_credential(name, environ) and make_private(folder / name, os.urandom(KEY_BYTES).hex())
+    ]

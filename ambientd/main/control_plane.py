@@ -19,7 +19,7 @@ from ambientd.config.server import ServerConfig
 from ambientd.host import statelock
 from ambientd.host.clock import SystemClock
 from ambientd.host.log import LogControl, Logger, configure, ensure_standard_streams, get_logger
-from ambientd.host.notify import Notifier
+from ambientd.host.notify import Notifier, watchdog_interval
 from ambientd.host.secrets import Secret
 from ambientd.main.fleet_start import (
     Found,
@@ -179,6 +179,7 @@ def _with_state(
         log_control=control,
         reload=partial(_reload, given, environ, log),
         tls=tls,
+        watchdog=watchdog_interval(environ, os.getpid()),
     )
     with listener:
         return _run(config, outside, log)

@@ -5,7 +5,7 @@ import os
 import secrets
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -52,12 +52,17 @@ Sets a control plane up: makes the secrets and signing keys that are missing (fi
 what is there is never overwritten nor shown), the database, the first owner (an administrator), and a join
 token for the first nodes. Password and join token are printed this once. Repeating it changes nothing that is
 there. Stop the control plane first.
+
+With --secrets-only it makes the secrets and nothing else, and only before the first start: where a database
+is there, a secret that is missing was lost, and another one in its place would shut everybody out. Those that
+come as credentials or variables are not made. The unit does so before each start.
 """
 _MORE = """\
 examples:
   ambientd control-plane init
   ambientd control-plane init --owner ann --password-file -  < password.txt
   ambientd control-plane init --owner ann --join-uses 100     another join token, for a hundred nodes
+  ambientd control-plane init --secrets-only                  as the unit does before a start
 """
 
 
@@ -72,8 +77,8 @@ class Answer(msgspec.Struct, rename="camel", omit_defaults=True, kw_only=True):
     keys_made: list[str]
     issuer: str | None = None
     lease_issuer: str | None = None
-    owner: str
-    owner_made: bool
+    owner: str | None = None
+    owner_made: bool | None = None
     password: str | None = None
     join_token: str | None = None
     join_token_expires_at: str | None = None
@@ -106,6 +111,9 @@ def run_init(argv: Sequence[str]) -> int:
         type=int,
         help="a join token for N nodes, also when the owner is there",
     )
+    parser.add_argument(
+        "--secrets-only", action="store_true", help="make the secrets before the first start, nothing else"
+    )
     parser.add_argument("--json", action="store_true", help="JSON on standard output")
     try:
         options = parser.parse_args(list(argv))
@@ -113,7 +121,7 @@ def run_init(argv: Sequence[str]) -> int:
         return int(stop.code or 0)
     os.umask(0o077)
     try:
-        answer = _init(options)
+        answer = _provision(options) if options.secrets_only else _init(options)
     except _FailedError as error:
         for sentence in error.sentences:
             complain(f"Error: {sentence}")
@@ -122,14 +130,65 @@ def run_init(argv: Sequence[str]) -> int:
     return exits.DONE
 
 
-def _init(options: argparse.Namespace) -> Answer:
+class _Here(NamedTuple):
+    """Where this control plane is."""
+
+    config: Config
+    state_dir: Path
+    environ: Mapping[str, str]
+
+
+def _here(options: argparse.Namespace) -> _Here:
     given = given_of(options)
     environ = environment_of(given, os.environ)
     loaded = load_config(given, environ)
     if loaded.config is None:
         print_problems(loaded.problems)
         raise _FailedError(exits.CONFIG)
-    config, state_dir = loaded.config, state_dir_of(environ)
+    return _Here(loaded.config, state_dir_of(environ), environ)
+
+
+def _provision(options: argparse.Namespace) -> Answer:
+    """The secrets alone; needs no lock, since a file is made in one step and never replaced."""
+    config, state_dir, environ = _here(options)
+    place = database_of(config, state_dir, None)
+    if place.file is None:
+        raise _FailedError(
+            exits.WRONG_STATE,
+            "Processes that share a PostgreSQL have the same secrets: make them once with"
+            " `ambientd control-plane init`, and give them to each.",
+        )
+    made, keys = [], []
+    try:
+        statelock.prepare(str(state_dir))
+        if not os.path.lexists(place.file):
+            made, keys = make_fleet_secrets(state_dir, environ), make_issuer_keys(state_dir, environ)
+    except statelock.StateDirError as error:
+        raise _FailedError(exits.STORAGE, str(error)) from None
+    except OSError as error:
+        raise _cannot_write(state_dir, error) from None
+    found = find_all(config, state_dir, environ)
+    if found.problems:
+        raise _FailedError(exits.CONFIG, *found.problems)
+    return Answer(
+        schema=SCHEMA,
+        generated_at=rfc3339_ms(SystemClock().now()),
+        state_dir=str(state_dir),
+        database=str(place.file),
+        secrets_made=[name.value for name in made],
+        keys_made=keys,
+        issuer=_shown_key(found.issuers.policy),
+        lease_issuer=_shown_key(found.issuers.lease),
+    )
+
+
+def _cannot_write(state_dir: Path, error: OSError) -> _FailedError:
+    text = f"{state_dir / FOLDER} cannot be written: {(error.strerror or 'error').lower()}"
+    return _FailedError(exits.STORAGE, text)
+
+
+def _init(options: argparse.Namespace) -> Answer:
+    config, state_dir, environ = _here(options)
     driver = lacks_driver(config)
     if driver is not None:
         raise _FailedError(exits.CONFIG, driver)
@@ -139,7 +198,8 @@ def _init(options: argparse.Namespace) -> Answer:
     place = database_of(config, state_dir, None)
     try:
         with statelock.acquire(str(state_dir), SystemClock().now(), database=place.file or ""):
-            made, keys = make_fleet_secrets(state_dir), make_issuer_keys(state_dir)
+            made = make_fleet_secrets(state_dir, environ)
+            keys = make_issuer_keys(state_dir, environ)
             found = find_all(config, state_dir, environ)
             if found.problems:
                 raise _FailedError(exits.CONFIG, *found.problems)
@@ -149,8 +209,7 @@ def _init(options: argparse.Namespace) -> Answer:
     except statelock.StateDirError as error:
         raise _FailedError(exits.STORAGE, str(error)) from None
     except OSError as error:
-        text = f"{state_dir / FOLDER} cannot be written: {(error.strerror or 'error').lower()}"
-        raise _FailedError(exits.STORAGE, text) from None
+        raise _cannot_write(state_dir, error) from None
     if isinstance(outcome, _FailedError):
         raise outcome
     join = outcome.join
@@ -276,13 +335,19 @@ def _shown_key(seed: bytes | None) -> str | None:
 def _shown(answer: Answer) -> str:
     made = ", ".join((*answer.secrets_made, *answer.keys_made)) or "all were there"
     lines = [
-        f"The control plane in {answer.state_dir} is set up.",
+        f"The control plane in {answer.state_dir} is set up."
+        if answer.owner
+        else f"The secrets of the control plane in {answer.state_dir} are there.",
         f"  database     {answer.database}",
         f"  secrets      {made} (in {FOLDER}/, 0600)",
         f"  issuers      {answer.issuer or 'none'} (policies)",
         f"               {answer.lease_issuer or 'none'} (leases)",
-        f"  owner        {answer.owner}{'' if answer.owner_made else ' was there, and was not changed'}",
     ]
+    if not answer.owner:
+        return "\n".join(lines)
+    lines.append(
+        f"  owner        {answer.owner}{'' if answer.owner_made else ' was there, and was not changed'}"
+    )
     if answer.password is not None:
         lines.append(f"  password     {answer.password}   (shown this once)")
     if answer.join_token is not None:

@@ -62,6 +62,40 @@ def test_init_makes_private_secrets_once_and_an_owner_who_can_log_in(plane: Plan
     assert "Stop it first" in running.stderr
 
 
+def test_secrets_alone_are_made_before_the_first_start_and_never_again(plane: Plane) -> None:
+    made = plane.init("--secrets-only")
+    assert set(made["secretsMade"]) == set(SECRETS)
+    assert "password" not in made
+    folder = plane.state / "secrets"
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()} == {0o600}
+    (folder / "LEASE_ISSUER_KEY").unlink()
+    assert plane.init("--secrets-only")["keysMade"] == ["LEASE_ISSUER_KEY"]
+    plane.start().stop()
+    (folder / "LEASE_ISSUER_KEY").unlink()  # as an operator may: others sign
+    assert "issuer" in plane.init("--secrets-only")
+    (folder / "API_KEY_PEPPER").unlink()
+    lost = plane.run("init", "--secrets-only")
+    assert (lost.returncode, "API_KEY_PEPPER" in lost.stderr) == (78, True)
+    assert {path.name for path in folder.iterdir()} == {*SECRETS, "ISSUER_KEY"} - {"API_KEY_PEPPER"}
+
+
+def test_a_secret_that_comes_from_elsewhere_is_not_made(tmp_path: Path) -> None:
+    (credentials := tmp_path / "credentials").mkdir()
+    (credentials / "ISSUER_KEY").write_text("7" * 64)
+    (credentials / "ISSUER_KEY").chmod(0o400)
+    name = "API_KEY_PEPPER"
+    given = {name: RANDOM[name], "CREDENTIALS_DIRECTORY": str(credentials)}
+    made = Plane(tmp_path / "cp", environment=given).init()
+    assert set(made["secretsMade"]) == set(SECRETS) - {name}
+    assert made["keysMade"] == ["LEASE_ISSUER_KEY"]
+
+
+def test_processes_that_share_a_database_get_no_secrets_of_their_own(plane: Plane) -> None:
+    refused = plane.run("init", "--secrets-only", "--database", "postgresql://localhost/x")
+    assert (refused.returncode, "share" in refused.stderr) == (6, True)
+    assert not plane.state.exists()
+
+
 def test_init_takes_a_password_from_standard_input_and_shows_it_nowhere(plane: Plane) -> None:
     found = plane.run("init", "--owner", "ann", "--password-file", "-", given="a pass phrase of mine\n")
     assert found.returncode == 0, found.stderr

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 
+from ambientd.app.control_plane import DRAIN_SEC
 from ambientd.host.shim import STOP_GRACE
 from ambientd.wire import exits, places
 from tests.meta.tree import ROOT
 
 UNITS = ROOT / "systemd"
 TEMPLATE = "ambient-executor@.service"
+PLANE = "ambient-control-plane.service"
+DAEMONS = ("ambientd.service", PLANE)
 
 # Tenths of systemd's exposure level. The executor runs foreign programs, with just-in-time compilers.
-EXPOSURE = {"ambientd.service": 12, TEMPLATE: 15}
+EXPOSURE = {"ambientd.service": 12, PLANE: 11, TEMPLATE: 15}
 
 needs_systemd = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed"
@@ -53,7 +56,7 @@ def run(*command: str) -> "subprocess.CompletedProcess[str]":
 @needs_systemd
 def test_the_checker_has_nothing_to_say(units: Path) -> None:
     # it ends with 0 on a misspelt key, so any output at all is a failure
-    names = ["ambientd.service", "ambientd.socket", "ambient-executor.socket", "ambient-executor@1.service"]
+    names = [*DAEMONS, "ambientd.socket", "ambient-executor.socket", "ambient-executor@1.service"]
     outcome = run("systemd-analyze", "verify", "--man=no", *(str(units / name) for name in names))
     assert (outcome.returncode, outcome.stdout) == (0, "")
 
@@ -94,18 +97,40 @@ def test_users_groups_and_folders_are_made_as_the_contract_says(tmp_path: Path) 
     assert (tmp_path / "etc/ambient").stat().st_mode & 0o777 == 0o750
     assert (tmp_path / "etc/ambient/ambient.toml").stat().st_mode & 0o777 == 0o640
     assert (tmp_path / "etc/ambient/ambient.toml").read_text().startswith("#")
+    assert re.search(
+        r"^ambient-control-plane:.*nologin$", (tmp_path / "etc/passwd").read_text(), re.MULTILINE
+    )
+    assert (tmp_path / "var/lib/ambient-control-plane").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "etc/ambient-control-plane/ambient.toml").stat().st_mode & 0o777 == 0o640
 
 
-def test_a_crashing_daemon_is_always_started_again() -> None:
-    text = (UNITS / "ambientd.service").read_text()
+@pytest.mark.parametrize("name", DAEMONS)
+def test_a_crashing_daemon_is_always_started_again(name: str) -> None:
+    text = (UNITS / name).read_text()
     unit_section = text.partition("\n[Service]\n")[0]
     assert "StartLimitIntervalSec=0" in unit_section, "in [Service] it would be silently ignored"
-    assert settings("ambientd.service")["Restart"] == ["always"]
+    assert settings(name)["Restart"] == ["always"]
     assert settings("ambientd.socket")["TriggerLimitIntervalSec"] == ["0"]
 
 
-def test_only_a_wrong_configuration_waits_for_somebody() -> None:
-    assert settings("ambientd.service")["RestartPreventExitStatus"] == [str(exits.CONFIG)]
+@pytest.mark.parametrize("name", DAEMONS)
+def test_only_a_wrong_configuration_waits_for_somebody(name: str) -> None:
+    assert settings(name)["RestartPreventExitStatus"] == [str(exits.CONFIG)]
+
+
+def test_what_comes_before_the_control_planes_start_cannot_keep_systemd_trying() -> None:
+    """RestartPreventExitStatus= is about the main process alone."""
+    assert [command[0] for command in settings(PLANE)["ExecStartPre"]] == ["-"]
+
+
+def test_the_control_plane_has_longer_to_stop_than_it_waits_for_requests() -> None:
+    assert float(settings(PLANE)["TimeoutStopSec"][0].removesuffix("s")) > 2 * DRAIN_SEC
+
+
+def test_agents_cannot_read_what_signs_policies() -> None:
+    """They run as the node's user."""
+    assert settings(PLANE)["User"] != settings("ambientd.service")["User"]
+    assert settings(PLANE)["StateDirectoryMode"] == ["0700"]
 
 
 def test_agents_see_of_the_state_their_folders_and_their_home() -> None:
@@ -133,9 +158,9 @@ def test_no_unit_needs_a_program_that_a_minimal_system_lacks() -> None:
 
 
 def test_readiness_and_the_watchdog_are_the_daemons_own_word() -> None:
-    service = settings("ambientd.service")
-    assert service["Type"] == ["notify"]
-    assert service["WatchdogSec"] == ["180s"]
+    for name, watchdog in zip(DAEMONS, ("180s", "60s"), strict=True):
+        assert settings(name)["Type"] == ["notify"]
+        assert settings(name)["WatchdogSec"] == [watchdog]
 
 
 def test_the_control_socket_is_for_its_group_and_the_executors_for_the_daemon_alone() -> None:

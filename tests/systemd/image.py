@@ -29,7 +29,16 @@ from {program}.main import main
 sys.exit(main())
 """
 # What an earlier run in the same folder may have left.
-LEFTOVERS = ("var/lib/ambient", "etc/ambient", "var/log/journal", "root/checks", "var/lib/ambient-checks")
+LEFTOVERS = (
+    "var/lib/ambient",
+    "var/lib/ambient-control-plane",
+    "var/lib/set-aside",
+    "etc/ambient",
+    "etc/ambient-control-plane",
+    "var/log/journal",
+    "root/checks",
+    "var/lib/ambient-checks",
+)
 CHECKS_UNIT = """\
 [Unit]
 Description=Checks of the Ambient units

@@ -57,16 +57,27 @@ def kind_of(token: str) -> TokenKind | None:
     return _KINDS[token[: -2 * RANDOM_BYTES]] if _TOKEN.fullmatch(token) else None
 
 
+def keyed_hash(key: bytes, message: bytes) -> hmac.HMAC:
+    """HMAC-SHA-256 of a message that may go on."""
+    return hmac.new(key, message, "sha256")
+
+
 class TokenHashes:
     """The hashes that are stored instead of tokens."""
 
     def __init__(self, keys: Mapping[SecretName, bytes]) -> None:
-        self._keys = dict(keys)
+        # Begun once: the key takes longer than the token.
+        self._begun = {
+            kind: keyed_hash(keys[name], b"ambient-token-v1\0" + kind.value.encode() + b"\0")
+            for kind, name in KEY_OF.items()
+            if name in keys
+        }
 
     def of(self, kind: TokenKind, token: str) -> bytes:
         """32 bytes. A lookup by them tells nothing about the token by its time."""
-        message = b"ambient-token-v1\0" + kind.value.encode() + b"\0" + token.encode("utf-8", "replace")
-        return hmac.digest(self._keys[KEY_OF[kind]], message, "sha256")
+        mac = self._begun[kind].copy()
+        mac.update(token.encode("utf-8", "replace"))
+        return mac.digest()
 
 
 class Refresh(Enum):

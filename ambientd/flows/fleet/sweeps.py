@@ -169,12 +169,14 @@ async def _prune(store: FleetStore, remove: Callable[[FleetTransaction, int], Pr
 
 
 async def sweep_expired(store: FleetStore, now: datetime, *, keep: timedelta) -> int:
-    """Removes tokens and signed items that expired long enough ago that nobody asks for them; how many."""
+    """Removes tokens, signed items and overrides that expired long enough ago that nobody asks for them; how
+    many."""
 
     def step(tx: FleetTransaction) -> int:
         if not tx.try_sweep_lock("expired"):
             return 0
-        return tx.tokens.remove_expired(now - keep, STEP) + tx.items.remove_expired(now - keep, STEP)
+        before = now - keep
+        return sum(rows.remove_expired(before, STEP) for rows in (tx.tokens, tx.items, tx.throttle))
 
     total, removed = 0, STEP
     while removed >= STEP:

@@ -8,9 +8,9 @@ import trio
 
 from ambientd.core.canonical import UNREADABLE
 from ambientd.core.controlreply import number_in, read_reply
-from ambientd.core.fleet.signing import request_bytes
 from ambientd.core.membership import Membership
 from ambientd.core.outbox import Meaning, Reply, meaning_of
+from ambientd.flows.controlcheck import signed_headers
 from ambientd.ports.autonomy import NodeIdentity
 from ambientd.ports.controlplane import ControlAnswer, ControlTransport
 from ambientd.ports.errors import UnavailableError
@@ -108,14 +108,7 @@ class DeviceLink:
 
     async def _send(self, method: str, target: str, body: bytes, number: int) -> ControlAnswer:
         membership = self.membership
-        signed = request_bytes(
-            node_id=membership.node_id, sequence=number, method=method, target=target, body=body
-        )
-        headers = {
-            "Authorization": f"Bearer {membership.device_token}",
-            "X-Ambient-Sequence": str(number),
-            "X-Ambient-Signature": self._identity.sign(signed).hex(),
-        }
+        headers = signed_headers(membership, self._identity, method, target, body=body, number=number)
         return await self._transport.send(method, target, headers, body, seconds=self._timeout())
 
     @staticmethod

@@ -2,6 +2,7 @@
 down; owns time and tries, owns no decision."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 
 import msgspec
 import trio
@@ -53,6 +54,8 @@ SMALLEST = 10
 # Steps of one stream in a row that moved nothing, before it waits for the next round.
 IDLE_STEPS_MAX = 40
 FORGET_EVERY_SEC = 86_400.0
+# A round sends no longer than this before it asks what comes down: a busy node always has more to tell.
+ROUND_SEC = 10.0
 
 
 class PushSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -84,13 +87,14 @@ class PushParts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoundResult(msgspec.Struct, kw_only=True):
-    """What one round did, by stream; `reason` is why it ended early."""
+    """What one round did, by stream; `reason` is why it ended early. `more` waits to be sent at once."""
 
     sent: dict[OutboxStream, int] = msgspec.field(default_factory=dict)
     policies: pulls.Pulled | None = None
     leases: pulls.Pulled | None = None
     started: int = 0
     reason: str | None = None
+    more: bool = False
 
 
 class _StopError(Exception):
@@ -99,6 +103,10 @@ class _StopError(Exception):
     def __init__(self, step: Step) -> None:
         super().__init__(step.text)
         self.step = step
+
+
+def _dropped(depth: Depth) -> int:
+    return sum(stream.dropped for stream in depth.streams)
 
 
 class PushService:
@@ -135,7 +143,10 @@ class PushService:
         self._refused: str | None = None
         self._trouble: str | None = None
         self._rejected = False
+        self._open_there: frozenset[str] = frozenset()
         self._blocked: dict[OutboxStream, str] = {}
+        self._pushed_at: datetime | None = None
+        self._dropped_before: int | None = None
 
     # --- from outside
 
@@ -178,6 +189,16 @@ class PushService:
         return self._blocked
 
     @property
+    def pushed_at(self) -> datetime | None:
+        """When everything that was due was told last; None if this process has not told anything yet."""
+        return self._pushed_at
+
+    @property
+    def dropped(self) -> int:
+        """How many records found no room since everything was told last."""
+        return _dropped(self._depth) - (self._dropped_before or 0)
+
+    @property
     def rejected(self) -> bool:
         """The owner has rejected this node."""
         return self._rejected
@@ -200,9 +221,13 @@ class PushService:
         self._refused, self._back_at = None, 0.0
         self._reconciled = False
         self._pull_at = 0.0
+        result = RoundResult()
         async with self._round_lock:
             await self._sample()
-            return await self._round()
+            await self._round(result)
+        if result.more:
+            result.reason = f"there is more than could be sent in {ROUND_SEC:g} seconds; it goes on"
+        return result
 
     async def count(self) -> Depth:
         """Counts what waits now. Raises as `Store.read` does."""
@@ -211,7 +236,11 @@ class PushService:
             msgspec.structs.replace(one, waiting=self._really(one), acknowledged=self._acknowledged(one))
             for one in found.streams
         )
-        self._depth = msgspec.structs.replace(found, streams=streams)
+        before, self._depth = self.dropped, msgspec.structs.replace(found, streams=streams)
+        if self._dropped_before is None:  # a restart: what was dropped before counts while something waits
+            self._dropped_before = 0 if self._depth.waiting else _dropped(self._depth)
+        elif self.dropped and not before:
+            self._parts.log.warning("outbox.dropped", records=self.dropped)
         return self._depth
 
     # --- the loop
@@ -245,7 +274,7 @@ class PushService:
                 await self._end_again()
             await self._end_overdue()
             if self._may_send() and now >= self._next_round():
-                await self._round()
+                await self._round(RoundResult())
             elif sampled:
                 await self.count()
 
@@ -377,9 +406,8 @@ class PushService:
 
     # --- a round
 
-    async def _round(self) -> RoundResult:
+    async def _round(self, result: RoundResult) -> None:
         """Everything that is due, in its order; never raises for what the control plane does."""
-        result = RoundResult()
         self._blocked = {}
         try:
             await self._speak(result)
@@ -394,19 +422,17 @@ class PushService:
             self._back_off(str(error), None)
             self._parts.probe_soon()
         else:
-            self._went_well()
+            self._went_well(more=result.more)
         await self.count()
         self._parts.changed()
-        return result
 
     async def _speak(self, result: RoundResult) -> None:
         pushing, work = self._pushing, self._work
         if pushing is None or work is None:
             return
-        if not self._aligned:
-            self._need(await push.align(pushing))
-            self._aligned = True
+        await self._align(pushing)
         await self._report(result)
+        await self._align(pushing)
         if not self._reconciled:
             result.started += (await self._reconcile(work)).moved
         await self._drain(result)
@@ -415,6 +441,18 @@ class PushService:
         if trio.current_time() >= self._forget_at:
             await work_flow.forget_old(work)
             self._forget_at = trio.current_time() + FORGET_EVERY_SEC
+
+    async def _align(self, pushing: Pushing) -> None:
+        """Where the control plane stands, when that is not known (any more)."""
+        if not self._aligned:
+            self._note_lost(self._need(await push.align(pushing)).text)
+            self._aligned = True
+
+    def _note_lost(self, lost: str) -> None:
+        if lost:
+            self._aligned = False
+            self._done.clear()  # what of it is still here is told again
+            self._parts.log.warning("control_plane.put_back", lost=lost)
 
     def _need(self, step: Step) -> Step:
         """The step, when it went well; else the round ends."""
@@ -437,6 +475,8 @@ class PushService:
                 return  # it was taken out, and counted
             raise _StopError(answer)
         self._seen(sent)
+        if answer.known_report_seq is not None:
+            self._note_lost(await push.note_put_back(self._pushing, answer.known_report_seq))
         self._done.add(report.seq)
         result.sent[OutboxStream.REPORTS] = result.sent.get(OutboxStream.REPORTS, 0) + 1
         self._hear(answer)
@@ -449,13 +489,14 @@ class PushService:
             for task in answer.assigned_tasks
             if task.execution_status in (ExecutionStatus.ASSIGNED, ExecutionStatus.IN_PROGRESS)
         }
+        self._open_there = frozenset(open_there)
         ended = {one.task_id for one in self._held if one.has_ended}
         here = {one.task_id for one in self._held if one.state is AssignmentState.RUNNING}
         if open_there - ended != here:
             self._reconciled = False
 
     async def _reconcile(self, work: Work) -> Step:
-        step = self._need(await work_flow.reconcile(work))
+        step = self._need(await work_flow.reconcile(work, self._open_there))
         self._reconciled = not step.again
         await self._read_held()
         return step
@@ -463,6 +504,7 @@ class PushService:
     async def _drain(self, result: RoundResult) -> None:
         held_up: set[OutboxStream] = set()
         idle: dict[OutboxStream, int] = {}
+        until = trio.current_time() + ROUND_SEC
         while True:
             if self._work is not None and await work_flow.settle(self._work):
                 await self._read_held()
@@ -472,6 +514,9 @@ class PushService:
             waiting[OutboxStream.RESULTS] = sum(work_flow.is_untold(one) for one in self._held)
             stream = next_stream(waiting, frozenset(held_up))
             if stream is None:
+                return
+            if trio.current_time() >= until:
+                result.more = True
                 return
             step = await self._step(stream)
             result.sent[stream] = result.sent.get(stream, 0) + step.moved
@@ -529,6 +574,7 @@ class PushService:
                 self._aligned = False
                 return False
             case _ if step.again:
+                self._aligned = self._aligned and step.meaning is not Meaning.BEHIND
                 return True
             case Meaning.REFUSED | Meaning.TOO_LARGE if not step.blocked and self._small < SMALLEST:
                 self._small += 1
@@ -552,14 +598,20 @@ class PushService:
 
     # --- what follows from a round
 
-    def _went_well(self) -> None:
+    def _went_well(self, *, more: bool) -> None:
         if self._trouble is not None or self._refused is not None:
             self._parts.log.info("control_plane.pushing")
         self._failures, self._trouble, self._refused = 0, None, None
+        self._pushed_at, self._dropped_before = self._parts.clock.now(), _dropped(self._depth)
         self._send_at = float("inf")
+        if more:
+            self._send_at = trio.current_time()
+        elif not self._aligned:
+            self._send_at = trio.current_time() + GATHER_SEC
         if any(one.state is AssignmentState.STARTING for one in self._held) or not self._reconciled:
             # Work that could not be begun yet, or that this round has heard of.
-            self._send_at = trio.current_time() + (GATHER_SEC if not self._reconciled else MINUTE_SEC)
+            again = trio.current_time() + (GATHER_SEC if not self._reconciled else MINUTE_SEC)
+            self._send_at = min(self._send_at, again)
             self._reconciled = False
 
     def _give_up(self, step: Step) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from ambientd.core.canonical import framed
+from ambientd.core.fleet.era import first_of_next
 from ambientd.core.fleet.pushed import FleetItem
 from ambientd.core.signeditem import SignedItem
 from ambientd.core.timefmt import from_ms
@@ -91,6 +92,13 @@ class Items:
         """The highest revision, 0 when there is none."""
         ((value,),) = self._sql.rows(_COUNTER)
         return int(value)
+
+    def begin_era(self) -> int:
+        """An older copy was put in place: later items have revisions that nobody was given. The counter."""
+        ((last,),) = self._sql.locked(_COUNTER)
+        first = first_of_next(int(last))
+        self._sql.run(_COUNT, (first,))
+        return first
 
     def remove_expired(self, before: datetime, limit: int) -> int:
         """Removes items that expired before an instant; how many went."""

@@ -83,7 +83,12 @@ class Person:
     async def join(self, node_id: str, seed: bytes | None = None, **fields: Any) -> "Joined":
         """Enrols a node of this account by a join token."""
         seed = seed or node_id.encode().ljust(32, b"\1")[:32]
-        token = (await self.post("/join-tokens", {}, status=201))["join_token"]
+        found = json_of(await self.enrol(node_id, seed, **fields), 201)
+        return Joined(self.api, node_id, seed, found["device_token"], found)
+
+    async def enrol(self, node_id: str, seed: bytes, token_for: str | None = None, **fields: Any) -> Response:
+        """The same, whatever comes of it; `token_for`: by a token that is good for just this id."""
+        token = (await self.post("/join-tokens", {"node_id": token_for}, status=201))["join_token"]
         key = public_of(seed)
         proof = sign(seed, enrol_bytes(node_id=node_id, public_key=key, join_token=token))
         body = {
@@ -94,8 +99,7 @@ class Person:
             **REGISTRATION,
             **fields,
         }
-        found = json_of(await self.api.ask("POST", "/nodes/enrol", body), 201)
-        return Joined(self.api, node_id, seed, found["device_token"], found)
+        return await self.api.ask("POST", "/nodes/enrol", body)
 
 
 class Joined:
@@ -219,7 +223,7 @@ class FleetApi:
 
 
 def config_of(**server: Any) -> Any:
-    tiers = ("auth", "node", "task", "general", "device")
+    tiers = ("auth", "node", "task", "proof", "general", "device")
     limits: dict[str, object] = {f"{tier}_{word}": MANY for tier in tiers for word in ("rpm", "burst")}
     # Access tokens live as long as the tests' clock jumps.
     parsed = parse([Layer("tests", {"server": {**limits, "access_lifetime": "1d", **server}})])
@@ -228,7 +232,8 @@ def config_of(**server: Any) -> Any:
 
 
 @contextmanager
-def _socket() -> Iterator[socket.socket]:
+def plane_socket() -> Iterator[socket.socket]:
+    """One that is never listened on."""
     sock = socket.socket()
     with sock:
         yield sock
@@ -255,13 +260,15 @@ def plane_of(
 
 
 @asynccontextmanager
-async def api_over(place: Place, *, at_sec: float = 0.0, **server: Any) -> AsyncIterator[FleetApi]:
+async def api_over(
+    place: Place, *, clock: StillClock | None = None, at_sec: float = 0.0, **server: Any
+) -> AsyncIterator[FleetApi]:
     """A running control plane, but for its listener and the timers of its sweeps. `at_sec`: started so much
     later."""
-    clock, log = StillClock(), ListLog()
+    clock, log = clock or StillClock(), ListLog()
     clock.at += timedelta(seconds=at_sec)
     clock.seconds += at_sec
-    with _socket() as sock:
+    with plane_socket() as sock:
         plane = plane_of(place, sock, clock, log, **server)
         async with trio.open_nursery() as nursery:
             await nursery.start(plane.store.run)

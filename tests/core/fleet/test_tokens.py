@@ -1,4 +1,6 @@
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,6 +16,7 @@ from ambientd.core.fleet.tokens import (
     TokenKind,
     build_token,
     decide_refresh,
+    keyed_hash,
     kind_of,
     sentence_of,
 )
@@ -46,6 +49,27 @@ def test_hashes_differ_by_kind_key_and_token() -> None:
     other = TokenHashes(dict.fromkeys(SecretName, b"another"))
     assert other.of(TokenKind.ACCESS, token) != HASHES.of(TokenKind.ACCESS, token)
     assert HASHES.of(TokenKind.ACCESS, token) == HASHES.of(TokenKind.ACCESS, token)
+
+
+VECTORS = json.loads((Path(__file__).parents[2] / "data/vectors/token_hash.json").read_text())["vectors"]
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["case"] for vector in VECTORS])
+def test_hashes_are_keyed_as_the_fleet_api_keys_them(vector: dict[str, str]) -> None:
+    assert keyed_hash(vector["pepper"].encode(), vector["token"].encode()).hexdigest() == vector["stored"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "kind"),
+    [("rt_", TokenKind.REFRESH), ("vcp_", TokenKind.API_KEY), ("cs_", TokenKind.CONNECT)],
+)
+def test_what_is_hashed_is_the_kind_and_the_token(prefix: str, kind: TokenKind) -> None:
+    """The fleet API hashes the token alone: rows of its database open nothing here."""
+    (vector,) = (one for one in VECTORS if one["token"].startswith(prefix))
+    pepper, token = vector["pepper"].encode(), vector["token"]
+    ours = TokenHashes(dict.fromkeys(SecretName, pepper)).of(kind, token)
+    assert ours == keyed_hash(pepper, b"ambient-token-v1\0" + f"{prefix}\0{token}".encode()).digest()
+    assert ours.hex() != vector["stored"]
 
 
 @pytest.mark.parametrize(

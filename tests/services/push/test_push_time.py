@@ -10,6 +10,7 @@ import msgspec
 import trio
 from trio.testing import MockClock
 
+from ambientd.core.records import AuditEntry
 from ambientd.core.trustedtime import Reading, Trusted
 from ambientd.host.threads import run_inline
 from ambientd.ports.controlplane import ControlAnswer
@@ -24,9 +25,9 @@ from ambientd.wire.fleet_api_messages import (
     ReportsAnswer,
 )
 from ambientd.wire.fleet_enums import NodeStatus
-from ambientd.wire.fleet_push_messages import AuditAnswer, StreamsAnswer
+from ambientd.wire.fleet_push_messages import AuditAnswer, StreamsAnswer, StreamView
 from tests.core.test_membership import membership
-from tests.fakes.clock import TrioWallClock
+from tests.fakes.clock import EPOCH, TrioWallClock
 from tests.pushkit import NodeRig
 from tests.store.kit import ingest
 
@@ -39,6 +40,7 @@ class PlainPlane:
         self.trouble: ControlAnswer | None = None
         self.away = False
         self.reports: list[int] = []
+        self.acked: dict[str, int] = {}
 
     async def send(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, *, seconds: float
@@ -55,7 +57,7 @@ class PlainPlane:
     def _answer(self, what: str, body: bytes) -> Any:
         match what:
             case "heartbeat":
-                said = msgspec.json.decode(body)
+                said, known = msgspec.json.decode(body), max(self.reports, default=0)
                 self.reports.append(said["seq"])
                 fields: dict[str, Any] = dict.fromkeys(HeartbeatAnswer.__struct_fields__, "")
                 facts = {"node_status": "online", "assigned_tasks": [], "duplicate": False, "active_tasks": 0}
@@ -65,24 +67,27 @@ class PlainPlane:
                     "health_score": 1.0,
                     "assigned_task_ids": [],
                     "internet_active": False,
+                    "known_report_seq": known,
                 }
             case "reports":
                 found = [one["seq"] for one in msgspec.json.decode(body)["reports"]]
                 self.reports += found
                 return ReportsAnswer(found[-1], len(found), 0, NodeStatus.ONLINE, 0, [])
             case "streams":
-                return StreamsAnswer([])
+                return StreamsAnswer([StreamView(name, seq, "") for name, seq in self.acked.items()])
             case "reconcile":
                 return ReconcileAnswer([], [])
             case "policies" | "leases":
                 return ItemsAnswer(0, False, [])
             case "audit":
                 last = msgspec.json.decode(body)["records"][-1]
+                self.acked[what] = last["seq"]
                 return AuditAnswer(last["seq"], last["hash"], 1, 0)
             case "ledger":
                 last = msgspec.json.decode(body)["records"][-1]
+                self.acked[what] = last["seq"]
                 return {"acked_seq": last["seq"], "taken": 1, "duplicates": 0, "left_out": []}
-        return _node()
+        return {**_node(), "report_seq": max(self.reports, default=0)}
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -307,3 +312,33 @@ async def test_a_quiet_hour_costs_few_writes(tmp_path: Path, autojump_clock: Moc
         before = rig.store.commits
         await trio.sleep(3600)
         assert rig.store.commits - before <= 61  # one for each report, and nothing else
+
+
+async def test_a_node_that_always_has_something_to_tell_still_hears(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """What comes down (a revocation, work that is taken away) does not wait for a quiet moment."""
+    async with timed(tmp_path) as rig:
+        told = rig.wire.send
+
+        async def send(*arguments: Any, **options: Any) -> ControlAnswer:
+            answer: ControlAnswer = await told(*arguments, **options)
+            await trio.sleep(0.2)  # a distant control plane
+            await rig.write(_one_more)
+            rig.service.new()
+            return answer
+
+        rig.wire.send = send
+        await rig.write(_one_more)
+        await trio.sleep(1800)
+        pulls = rig.wire.times("leases")
+        assert max(b - a for a, b in itertools.pairwise([*pulls, trio.current_time()])) < 400
+        assert len(rig.wire.times("heartbeat")) in range(28, 34)
+        with trio.fail_after(60):
+            result = await rig.sync()
+        assert result.reason
+
+
+def _one_more(tx: Any) -> None:
+    entry = AuditEntry(kind="test", at=EPOCH, actor="test", subject="more")
+    tx.audit.append(entry)

@@ -5,6 +5,7 @@ import os
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.systemd.inside.kit import (
     FEED,
@@ -28,9 +29,8 @@ from tests.systemd.inside.kit import (
 )
 
 PROBE_UNIT = Path("/run/systemd/system/ambient-probe.service")
-PROBE_ANSWER = STATE / "probe.json"
-PROBE = f'''
-import ctypes, json, mmap, os, socket
+PROBE = """
+import ctypes, json, mmap, os, socket, sys
 def attempt(work):
     try:
         work()
@@ -41,7 +41,7 @@ def userns():
     if ctypes.CDLL(None, use_errno=True).unshare(0x10000000):
         raise OSError(ctypes.get_errno(), "unshare")
 jit = mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
-found = {{
+found = {
     "wx": attempt(lambda: mmap.mmap(-1, 4096, prot=jit)),
     "etc": attempt(lambda: open("/etc/made", "w")),
     "usr": attempt(lambda: open("/usr/lib/ambient/made", "w")),
@@ -50,14 +50,15 @@ found = {{
     "netlink": attempt(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)),
     "packet": attempt(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)),
     "inet": attempt(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM)),
-    "state": attempt(lambda: open("/var/lib/ambient/probe.json", "w")),
+    "node": attempt(lambda: os.listdir("/etc/ambient")),
+    "state": attempt(lambda: open(sys.argv[1], "w")),
     "foreign": [
         name for name in os.listdir("/proc")
         if name.isdigit() and os.stat("/proc/" + name).st_uid != os.getuid()
     ],
-}}
-json.dump(found, open("{PROBE_ANSWER}", "w"))
-'''
+}
+json.dump(found, open(sys.argv[1], "w"))
+"""
 
 
 def run(report: Report) -> None:
@@ -96,8 +97,8 @@ def _identity(report: Report) -> None:
     report.note("limits as set: " + ", ".join(f"{key}={prop(key)}" for key in keys))
 
 
-def _sandbox(report: Report) -> None:
-    """The shipped unit with another program in it: everything but the start is the daemon's own sandbox."""
+def probed(unit: str, state: Path) -> dict[str, Any]:
+    """What a program may do in the sandbox of a unit: the shipped one with another program in it."""
     kept = []
     skipped = (
         "Type=",
@@ -109,19 +110,25 @@ def _sandbox(report: Report) -> None:
         "Also=",
         "WantedBy=",
     )
-    for line in Path("/usr/lib/systemd/system/ambientd.service").read_text().splitlines():
+    answer = state / "probe.json"
+    for line in Path("/usr/lib/systemd/system", unit).read_text().splitlines():
         if not line.startswith(skipped):
             kept.append(line)
         if line == "[Service]":
-            kept += ["Type=oneshot", "ExecStart=/usr/bin/python3 -B /usr/local/lib/agents/probe.py"]
+            kept += ["Type=oneshot", f"ExecStart=/usr/bin/python3 -B /usr/local/lib/agents/probe.py {answer}"]
     Path("/usr/local/lib/agents/probe.py").write_text(PROBE)
     PROBE_UNIT.write_text("\n".join(kept) + "\n")
     systemctl("daemon-reload")
     ran = systemctl("start", "ambient-probe.service")
-    found = json.loads(PROBE_ANSWER.read_text()) if PROBE_ANSWER.exists() else {"unit": ran.told}
-    PROBE_ANSWER.unlink(missing_ok=True)
+    found: dict[str, Any] = json.loads(answer.read_text()) if answer.exists() else {"unit": ran.told}
+    answer.unlink(missing_ok=True)
     PROBE_UNIT.unlink()
     systemctl("daemon-reload")
+    return found
+
+
+def _sandbox(report: Report) -> None:
+    found = probed("ambientd.service", STATE)
     for key, name in (
         ("wx", "memory both writable and executable"),
         ("etc", "writing to /etc"),

@@ -6,12 +6,13 @@ import sys
 import traceback
 from pathlib import Path
 
-from tests.systemd.inside import access, activation, faults, running, wrong
+from tests.systemd.inside import access, activation, faults, fleet, running, wrong
 from tests.systemd.inside.kit import SECRET, Report, configure, is_ready, wait_for
 
 GROUPS = {
     "activation": activation.run,
     "access": access.run,
+    "control-plane": fleet.run,
     "running": running.run,
     "faults": faults.run,
     "wrong": wrong.run,
@@ -31,7 +32,7 @@ def main() -> int:
         if only not in name:
             continue
         print(f"--- {name}", flush=True)
-        if name != "activation":
+        if name not in ("activation", "control-plane"):
             wait_for(is_ready)
         try:
             run(report)
