@@ -53,8 +53,7 @@ if TYPE_CHECKING:
     from ambientd.app.autonomy import Ground, Run
     from ambientd.flows.assignments import Work
     from ambientd.flows.pulls import Pulled
-    from ambientd.services.push import DeviceLink, PushService
-    from ambientd.services.push.service import RoundResult
+    from ambientd.services.push import DeviceLink, PushService, RoundResult
 
 BANDWIDTH_MBPS = 100.0  # what is told of a node whose link nobody has measured
 MEMORY_LEAST_GB = 1.0  # the least that a control plane takes
@@ -381,8 +380,7 @@ class PushPart:
             await self._forget()
         while self.file.current is None:
             await self._bell.wait()
-        from ambientd.services.push import PushService
-        from ambientd.services.push.service import PushParts, PushSettings
+        from ambientd.services.push import PushParts, PushService, PushSettings
 
         ground, node = self._ground, self._need()
 
