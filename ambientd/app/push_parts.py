@@ -369,9 +369,12 @@ class PushPart:
         )
 
     def _transport(self, address: ControlAddress) -> ControlTransport:
-        from ambientd.net.control_plane_http import HttpControlTransport, settings_of
+        from ambientd.net.control_plane_http import HttpControlTransport, TransportSettings, settings_of
 
-        return HttpControlTransport(settings_of(self._ground.config().control_plane, address), agent=AGENT)
+        def settings() -> TransportSettings:
+            return settings_of(self._ground.config().control_plane, address)
+
+        return HttpControlTransport(settings, agent=AGENT)
 
     async def _run(self) -> None:
         """Nothing of the rest is loaded before the node joins."""
