@@ -17,8 +17,9 @@ import pytest
 from ambientd.core.spki import pin_of
 from ambientd.host.links import read_links
 from tests.e2e.fleetkit import RANDOM, Plane, certificate
-from tests.e2e.harness import Node
+from tests.e2e.harness import REPOSITORY, Node
 from tests.e2e.sessionkit import query
+from tests.e2e.test_lean import CONTROL, HOOK, JOINED
 
 pytestmark = pytest.mark.skipif(
     bool(read_links().none), reason="a node without a usable link asks no control plane"
@@ -324,7 +325,10 @@ def test_the_way_there_is_proven_on_both_ends_and_may_lead_through_a_proxy(
     plane.tls = ssl.create_default_context(cafile=str(cert))
     plane.tls.load_cert_chain(own, own_key)
     pin = pin_of(ssl.PEM_cert_to_DER_cert(cert.read_text()))
-    with plane, Node(config()) as node:
+    node = Node(config())
+    (tmp_path / "sitecustomize.py").write_text(HOOK.format(path=str(tmp_path / "loaded")))
+    node.environment["PYTHONPATH"] = f"{tmp_path}:{REPOSITORY}"
+    with plane, node:
         body = {"username": "ann", "password": "a pass phrase of ann"}
         plane.ask("POST", "/api/v1/auth/register", body)
         plane.log_in(body["username"], body["password"])
@@ -349,6 +353,8 @@ def test_the_way_there_is_proven_on_both_ends_and_may_lead_through_a_proxy(
         goes_by(node, best)
         in_step(node)
         node.stop()
+        loaded = set((tmp_path / "loaded").read_text().split())
+        assert (sorted(loaded & JOINED), sorted(CONTROL - loaded)) == ([], [])
         # By what lies on the disk. Two seconds are little on a machine that others use too.
         said = [node.ctl("doctor", "control").stdout for _ in range(3)]
         assert any(f"knows this node as {NAME}" in text for text in said), said
