@@ -1,7 +1,8 @@
 """The node's side of the control plane, put together. Most of it is loaded where a node has joined."""
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -234,6 +235,20 @@ class PushPart:
     async def leave(self, *, actor: str) -> MembershipView | Rejected:
         """See the port."""
         return self._changed(await leave(self._joining(), actor=actor))
+
+    async def renew(self, *, actor: str) -> MembershipView | Rejected:
+        """See the port."""
+        from ambientd.flows.renewal import renew
+
+        return self._changed(await renew(self._joining(), self._open_link, actor=actor))
+
+    @asynccontextmanager
+    async def _open_link(self, membership: Membership) -> "AsyncIterator[DeviceLink]":
+        link = self._link(membership, lambda: None)
+        try:
+            yield link
+        finally:
+            await link.aclose()
 
     def _changed(self, answer: MembershipView | Rejected) -> MembershipView | Rejected:
         if not isinstance(answer, Rejected):

@@ -254,6 +254,13 @@ def _survives_kills(node: Node, plane: Plane) -> None:
 
 
 def _is_revoked_and_comes_back(node: Node, plane: Plane, url: str) -> None:
+    before = json.loads((node.state / "control_plane.json").read_text())
+    assert "new credential" in ran(node, "node", "renew")
+    after = json.loads((node.state / "control_plane.json").read_text())
+    changed = {key for key in after if after[key] != before[key]}
+    assert changed == {"credential_id", "device_token"}
+    check_counts(node, plane)
+    assert plane.ask("GET", f"/api/v1/nodes/{NAME}", token=before["device_token"]).status == 401
     plane.call("DELETE", f"/nodes/{NAME}/credential")
     said = ran(node, "sync", "--control-plane", code=4)
     assert "credential counts no longer" in said
