@@ -23,6 +23,7 @@ from ambientd.flows.policycache import PolicyCache
 from ambientd.flows.preferred_models import PreferredModels
 from ambientd.flows.push import Pushing
 from ambientd.flows.trustedtime import KeptTime
+from ambientd.net.control_plane_http import ANSWER_MAX
 from ambientd.ports.controlplane import ControlAnswer
 from ambientd.ports.errors import UnavailableError
 from ambientd.ports.http import Caller, Request
@@ -86,6 +87,8 @@ class AppTransport:
         )
         if fault == UNHEARD:
             raise UnavailableError("no answer in time")
+        if len(answer.body) > ANSWER_MAX:
+            raise UnavailableError(f"the answer is longer than {ANSWER_MAX} bytes")
         found = {name.lower(): value for name, value in answer.headers}
         return ControlAnswer(status=answer.status, headers=found, body=answer.body)
 
@@ -194,14 +197,13 @@ class NodeRig:
             boot_id=reading.boot_id,
         )
 
-    def _link(self, membership: Membership, answered: Callable[[], None]) -> DeviceLink:
+    def _link(self, membership: Membership) -> DeviceLink:
         return DeviceLink(
             membership,
             transport=self.wire,
             identity=self.identity,
             store=self.store,
             timeout=lambda: 10.0,
-            answered=answered,
         )
 
     def _policies(self) -> PolicyCache:

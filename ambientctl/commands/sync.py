@@ -16,6 +16,7 @@ from ambientd.wire import exits, routes
 
 # A round waits for the slowest peer, but not longer than the daemon does.
 WAIT_SEC = 30.0
+_DOCTOR = "ambientctl doctor control"
 
 
 def _policies(item: Item, _: Screen) -> str:
@@ -62,8 +63,8 @@ def sync(options: Options, *, with_peers: bool, with_control: bool, dry_run: boo
 
     Peers exchange policies, and nothing that this node holds is ever overwritten by them; without an upstream
     it only receives. The control plane gets what waits for it, and gives work, policies and leases. Exit 3:
-    no trusted peer is linked, or the control plane does not answer; 6: this node has no peers, or belongs to
-    no control plane.
+    no trusted peer is linked, or the control plane does not answer; 4: it does not know this node any more;
+    1: some of what waits cannot be told to it; 6: this node has no peers, or belongs to no control plane.
     """
     wish = {"peers": with_peers, "control_plane": with_control, "dry_run": dry_run}
     answer = camel(Client(options).post(routes.SYNC, wish, wait=WAIT_SEC))
@@ -88,8 +89,16 @@ def _say_control(screen: Screen, control: Document) -> None:
         screen.line(f"{screen.glyph('○', 'o')} {where}: nothing was sent")
     elif control.get("complete"):
         screen.line(f"{screen.glyph('✓', '*')} {where}: in step")
-    else:
+    elif wire.text(control, "reason"):
         screen.line(f"{screen.glyph('✕', 'x')} {where}: {inert(wire.text(control, 'reason'))}")
+        tip = f"ambientctl join {inert(wire.text(control, 'url'))}" if control.get("refused") else _DOCTOR
+        screen.line(f"  try      {tip}")
+    else:
+        screen.line(f"{screen.glyph('!', '!')} {where}: in step, but for what cannot go on")
+    for stream in wire.rows(control, "streams"):
+        if wire.text(stream, "problem"):
+            name, problem = (inert(wire.text(stream, key)) for key in ("stream", "problem"))
+            screen.line(f"  {name}: {problem}")
     for item in wire.rows(control, "items"):
         seen, taken, refused = (wire.whole(item, key) for key in ("seen", "taken", "refused"))
         if seen:
@@ -102,7 +111,9 @@ def _say_control(screen: Screen, control: Document) -> None:
 def _exit(answer: Document, items: list[Document], control: Document, *, strict: bool) -> int:
     if control:
         if not control.get("complete") and not control.get("dryRun"):
-            return exits.UNREACHABLE
+            if control.get("refused"):
+                return exits.NOT_PERMITTED
+            return exits.UNREACHABLE if wire.text(control, "reason") else exits.FAILED
         if not items:
             return exits.DONE
     failed = [item for item in items if wire.text(item, "error")]

@@ -144,14 +144,16 @@ class _Branch:
 
     def find(self, parts: Sequence[str], at: int = 0) -> _Methods | None:
         """The methods of the template that these segments fit; a template is a few segments deep."""
-        if at == len(parts):
-            return self.methods
-        part = parts[at]
-        word = self.words.get(part)
-        found = None if word is None else word.find(parts, at + 1)
-        if found is None and part and self.parameter is not None:
-            found = self.parameter.find(parts, at + 1)
-        return found
+        branch: _Branch | None = self
+        for place in range(at, len(parts)):
+            if branch is None:
+                return None
+            part = parts[place]
+            word, parameter = branch.words.get(part), branch.parameter if part else None
+            if word is not None and parameter is not None:  # the word may lead nowhere
+                return word.find(parts, place + 1) or parameter.find(parts, place + 1)
+            branch = word or parameter
+        return None if branch is None else branch.methods
 
 
 class RouteTable:

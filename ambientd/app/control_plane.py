@@ -10,6 +10,7 @@ import signal
 import socket
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,12 +29,14 @@ from ambientd.api.fleet.items import item_routes
 from ambientd.api.fleet.nodes import node_routes
 from ambientd.api.fleet.principal import build_authenticate
 from ambientd.api.fleet.reports import report_routes
+from ambientd.api.fleet.results import result_routes
 from ambientd.api.fleet.streams import stream_routes
 from ambientd.api.fleet.tasks import BODY_MAX, task_routes
+from ambientd.api.fleet.throttle import throttle_routes
 from ambientd.api.health import health_routes
 from ambientd.api.openapi import About, openapi_route
 from ambientd.api.router import Route, RouteTable, build_application
-from ambientd.app.fleet_sweeps import build_sweeps
+from ambientd.app.fleet_sweeps import build_hearing, build_sweeps
 from ambientd.app.httplog import HttpLogLines
 from ambientd.config.schema import Config
 from ambientd.config.server import ServerConfig
@@ -51,15 +54,18 @@ from ambientd.flows.fleet.leases import LeaseDesk
 from ambientd.flows.fleet.nodes import Registry
 from ambientd.flows.fleet.pushed import Pushed
 from ambientd.flows.fleet.tasks import Tasks
+from ambientd.flows.fleet.throttle import Throttle
 from ambientd.flows.fleet.work import WorkRules
 from ambientd.host.clock import SystemClock
 from ambientd.host.issuer_keys import IssuerKeys
 from ambientd.host.log import LogControl, Logger
+from ambientd.host.memory import settle_memory
 from ambientd.host.notify import Notifier
 from ambientd.host.passwords import Argon2Passwords
 from ambientd.net.http_server import HttpServer, Limits
 from ambientd.net.tcp_socket import caller_of_tcp, port_of
 from ambientd.ports.clock import Clock
+from ambientd.ports.errors import StoreError, UnavailableError
 from ambientd.ports.http import Application
 from ambientd.services.fleet_lookups import LookupsService
 from ambientd.services.fleet_reports import ReportsService
@@ -141,6 +147,7 @@ def rates_of(config: ServerConfig) -> dict[Tier, Rate]:
         Tier.AUTH: Rate(config.auth_rpm, config.auth_burst),
         Tier.NODE: Rate(config.node_rpm, config.node_burst),
         Tier.TASK: Rate(config.task_rpm, config.task_burst),
+        Tier.PROOF: Rate(config.proof_rpm, config.proof_burst),
         Tier.GENERAL: Rate(config.general_rpm, config.general_burst),
         Tier.DEVICE: Rate(config.device_rpm, config.device_burst),
     }
@@ -158,13 +165,15 @@ class ControlPlane:
         self.store = build_store(outside.database, server, self.clock)
         rules = WorkRules(max_active=server.max_active_tasks)
         hashes = TokenHashes(outside.secrets)
+        desk = LeaseDesk(
+            seed=outside.issuers.lease,
+            public=_public(outside.issuers.lease),
+            network=config.policy.network,
+            warn=self._log.warning,
+        )
         self.reports = ReportsService(self.store)
         self.lookups = LookupsService(self.store)
-        self.sweeps = SweepsService(
-            build_sweeps(server, store=self.store, clock=self.clock, rules=rules),
-            jitter=lambda: int.from_bytes(os.urandom(4)) / 2**32,
-            log=self._log,
-        )
+        self.hearing = build_hearing(server)
         self.accounts = Accounts(
             store=self.store,
             clock=self.clock,
@@ -175,6 +184,20 @@ class ControlPlane:
             lifetimes=_lifetimes(server),
             open_registration=server.registration,
         )
+        self.throttle = Throttle(store=self.store, clock=self.clock, caller=self.accounts.caller)
+        self.sweeps = SweepsService(
+            build_sweeps(
+                server,
+                store=self.store,
+                clock=self.clock,
+                rules=rules,
+                desk=desk,
+                hearing=self.hearing,
+                throttle=self.throttle,
+            ),
+            jitter=lambda: int.from_bytes(os.urandom(4)) / 2**32,
+            log=self._log,
+        )
         self.devices = Devices(
             store=self.store,
             clock=self.clock,
@@ -184,12 +207,8 @@ class ControlPlane:
             rules=rules,
             lookups=self.lookups,
         )
-        self.registry = Registry(store=self.store, clock=self.clock, reports=self.reports, rules=rules)
-        desk = LeaseDesk(
-            seed=outside.issuers.lease,
-            public=_public(outside.issuers.lease),
-            network=config.policy.network,
-            warn=self._log.warning,
+        self.registry = Registry(
+            store=self.store, clock=self.clock, reports=self.reports, rules=rules, desk=desk
         )
         self.tasks = Tasks(store=self.store, clock=self.clock, rules=rules, desk=desk, warn=self._log.warning)
         self.connect = Connect(
@@ -236,9 +255,11 @@ class ControlPlane:
             *device_routes(self.devices, self._fleet()),
             *task_routes(self.tasks, now=now, new_id=_uuid),
             *assignment_routes(self.tasks),
+            *result_routes(self.tasks),
             *connect_routes(self.connect),
             *stream_routes(self.pushed, now),
             *item_routes(self.items),
+            *throttle_routes(self.throttle, now=now, new_id=_uuid),
             *cluster_routes(self.registry, Admin(store=self.store), now=now, version=__version__),
         )
         document = openapi_route(lambda: all_routes, version=__version__, about=ABOUT)
@@ -269,7 +290,11 @@ class ControlPlane:
         server = self._config.server
         limiter = RateLimiter(rates_of(server))
         return build_front(
-            app, limiter, clock=self.clock, secure=self._tls is not None or server.behind_proxy
+            app,
+            limiter,
+            self.throttle,
+            clock=self.clock,
+            secure=self._tls is not None or server.behind_proxy,
         )
 
     # --- its life
@@ -322,6 +347,9 @@ class ControlPlane:
                 notifier.ready(f"not ready: {reason}")
                 told = reason
             await trio.sleep(LOOK_AGAIN_SEC)
+        with suppress(StoreError, UnavailableError):  # the sweep reads them again
+            await self.throttle.refresh()
+        settle_memory(busy=True)
         address = f"{self._config.server.listen.rpartition(':')[0]}:{port_of(self._outside.listener)}"
         scheme = "http" if self._tls is None else "https"
         notifier.ready(f"ready, {scheme}://{address}")
@@ -366,9 +394,11 @@ class ControlPlane:
         notifier.ready()
 
     def _renew_certificate(self, tls: "ssl.SSLContext") -> None:
+        from ambientd.net.server_tls import load_certificate
+
         server = self._config.server
         try:
-            tls.load_cert_chain(server.tls_cert or "", server.tls_key)
+            load_certificate(tls, server.tls_cert or "", server.tls_key)
         except OSError as error:
             self._log.error("tls.not_renewed", reason=str(error), kept="the certificate in use")
 

@@ -34,19 +34,9 @@ class ControlProbes(UpstreamProbes):
         return await self._ask(address, config, seconds)
 
     async def _ask(self, address: ControlAddress, config: ControlPlaneConfig, seconds: float) -> Answer:
-        from ambientd.net.control_plane_http import HttpControlTransport, TransportSettings
+        from ambientd.net.control_plane_http import HttpControlTransport, settings_of
 
-        transport = HttpControlTransport(
-            TransportSettings(
-                address=address,
-                ca_file=config.ca_file,
-                pin=config.pin,
-                client_cert=config.client_cert,
-                client_key=config.client_key,
-                proxy=config.proxy,
-            ),
-            agent=self._as,
-        )
+        transport = HttpControlTransport(settings_of(config, address), agent=self._as)
         began = trio.current_time()
         try:
             found = await transport.send("GET", HEALTH_PATH, {}, b"", seconds=seconds)

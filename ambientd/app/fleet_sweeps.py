@@ -4,32 +4,52 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from ambientd.config.server import ServerConfig
+from ambientd.core.fleet.hearing import Hearing
 from ambientd.core.fleet.liveness import LivenessTimes
 from ambientd.flows.fleet import sweeps
+from ambientd.flows.fleet.leases import LeaseDesk
+from ambientd.flows.fleet.throttle import Throttle
 from ambientd.flows.fleet.work import WorkRules
 from ambientd.ports.clock import Clock
 from ambientd.ports.fleet.store import FleetStore
 from ambientd.services.fleet_sweeps import Sweep
 
 NAMED_MAX = 10  # nodes and tasks in one line of the log
+LOOKS_MISSED = 4  # in a row: this process, or its database, was away
+LOOK_GAP = 60.0  # seconds, at least
 KEEP_EXPIRED = timedelta(days=1)  # so that an answer can still say that something has expired
 
 
+def build_hearing(config: ServerConfig) -> Hearing:
+    """The ears of a process that has just been started."""
+    return Hearing(max(LOOK_GAP, LOOKS_MISSED * config.sweep_interval))
+
+
 def build_sweeps(
-    config: ServerConfig, *, store: FleetStore, clock: Clock, rules: WorkRules
+    config: ServerConfig,
+    *,
+    store: FleetStore,
+    clock: Clock,
+    rules: WorkRules,
+    desk: LeaseDesk,
+    hearing: Hearing,
+    throttle: Throttle,
 ) -> Sequence[Sweep]:
-    """All of them."""
+    """All of them; rate limits that another process has changed come here by the last one."""
     times = LivenessTimes(config.unknown_after, config.offline_after)
 
     async def nodes() -> dict[str, object] | None:
-        changed = await sweeps.sweep_nodes(store, clock.now(), times)
+        now, monotonic = clock.now(), clock.monotonic()
+        changed = await sweeps.sweep_nodes(store, now, times, hearing.since(now, monotonic))
+        hearing.looked(now, monotonic)
         if not changed:
             return None
         named = [f"{change.node_id}: {change.after.value}" for change in changed[:NAMED_MAX]]
         return {"changed": len(changed), "nodes": named}
 
     async def work() -> dict[str, object] | None:
-        moved = await sweeps.sweep_work(store, clock.now(), rules)
+        now = clock.now()
+        moved = await sweeps.sweep_work(store, now, rules, hearing.since(now, clock.monotonic()))
         running = await sweeps.sweep_pending(store, clock.now(), rules)
         if not moved and not running:
             return None
@@ -37,7 +57,7 @@ def build_sweeps(
         return {"taken_away": len(moved), "tasks": named, "assigned": len(running)}
 
     async def sessions() -> dict[str, object] | None:
-        ended = await sweeps.sweep_sessions(store, clock.now(), rules)
+        ended = await sweeps.sweep_sessions(store, clock.now(), rules, desk)
         return {"ended": ended} if ended else None
 
     async def history() -> dict[str, object] | None:
@@ -60,4 +80,5 @@ def build_sweeps(
         Sweep(name="sessions", interval=often, run=sessions),
         Sweep(name="history", interval=seldom, run=history),
         Sweep(name="expired", interval=seldom, run=expired),
+        Sweep(name="throttle", interval=often, run=throttle.refresh),
     )

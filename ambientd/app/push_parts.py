@@ -18,6 +18,7 @@ from ambientd.core.nodehealth import health_score
 from ambientd.core.outbox import Meaning, meaning_of
 from ambientd.core.pushbodies import Condition, Meters
 from ambientd.core.rejection import Rejected
+from ambientd.core.text import number
 from ambientd.core.timefmt import from_ms, rfc3339_ms
 from ambientd.core.trustedtime import Trusted
 from ambientd.flows.control import Controls
@@ -162,7 +163,9 @@ class PushPart:
                 oldest_at=None if depth.oldest_ms is None else rfc3339_ms(from_ms(depth.oldest_ms)),
                 dropped=sum(stream.dropped for stream in depth.streams),
                 refused=sum(stream.refused for stream in depth.streams),
-                reason=service.refused or service.trouble,
+                dropped_now=service.dropped,
+                last_push_at=None if service.pushed_at is None else rfc3339_ms(service.pushed_at),
+                reason=service.refused or service.trouble or next(iter(service.blocked.values()), None),
                 streams={stream.stream.value: stream.waiting for stream in depth.streams},
             ),
             problems=problems,
@@ -177,15 +180,21 @@ class PushPart:
         if service is None:
             return found
         if service.refused is not None:
-            text = f"the control plane takes nothing from this node: {service.refused}"
-            found.append(Problem("control.refused", CRITICAL, text, "ambientctl join URL"))
+            text = f"the control plane refuses this node: {service.refused}"
+            found.append(Problem("control.refused", CRITICAL, text, self._join_again()))
         if service.rejected:
             text = "its owner has rejected this node at the control plane"
             found.append(Problem("control.rejected", WARNING, text, "ambientctl nodes"))
         for stream, reason in service.blocked.items():
             text = f"{stream.value} cannot be told to the control plane: {reason}"
-            found.append(Problem(f"control.{stream.value}", WARNING, text, "ambientctl sync --control-plane"))
+            found.append(Problem(f"control.{stream.value}", WARNING, text, "ambientctl doctor control"))
+        if service.dropped:
+            text = f"{number(service.dropped)} records for the control plane were dropped for lack of room"
+            found.append(Problem("outbox.dropped", WARNING, text, "ambientctl doctor control"))
         return found
+
+    def _join_again(self) -> str:
+        return f"ambientctl join {self.url() or 'URL'}"
 
     def waiting(self) -> int:
         """How many records wait, for alerts on the outbox's depth."""
@@ -224,6 +233,8 @@ class PushPart:
 
     async def leave(self, *, actor: str) -> MembershipView | Rejected:
         """See the port."""
+        if self.joined and self._service is not None:
+            await self._service.end_alone()
         return self._changed(await leave(self._joining(), actor=actor))
 
     def _changed(self, answer: MembershipView | Rejected) -> MembershipView | Rejected:
@@ -288,7 +299,8 @@ class PushPart:
         return ControlSyncView(
             url=current.url,
             node_id=current.node_id,
-            complete=result is not None and result.reason is None,
+            complete=result is not None and result.reason is None and not self._blocked(),
+            refused=result is not None and self._service is not None and self._service.refused is not None,
             streams=self._rows(None if result is None else result.sent),
             items=items,
             started=0 if result is None else result.started,
@@ -296,25 +308,35 @@ class PushPart:
             reason=None if result is None else result.reason,
         )
 
+    def _blocked(self) -> bool:
+        return self._service is not None and bool(self._service.blocked)
+
     async def ask(self, target: str) -> ControlAnswer | Rejected:
         """See the port."""
-        service = self._service
-        if self.file.current is None:
+        service, current = self._service, self.file.current
+        if current is None:
             return _NO_CONTROL_PLANE
-        if service is None or service.link is None:
+        if service is None or service.link is None or self._connected is None:
             return _STARTING
+        if order := self._connected.connectivity.order():
+            return Rejected("LINKS_REFUSE", f"no call is made: {order}")
         try:
             found = await service.link.ask(target)
         except IdentityError as error:
             return Rejected("IDENTITY_REFUSED", str(error))
         except UnavailableError as error:
-            return Rejected("CONTROL_UNREACHABLE", f"{self.file.current.url}: {error}")
-        if 200 <= found.status < 300:
-            return found
+            return Rejected("CONTROL_UNREACHABLE", f"{current.url}: {error}")
+        return found if 200 <= found.status < 300 else self._refusal(current, found)
+
+    def _refusal(self, membership: Membership, found: ControlAnswer) -> Rejected:
+        """What the control plane's no is to whoever asked through this node."""
         reply = read_reply(found.status, found.headers, found.body)
+        if meaning_of(reply) is Meaning.GONE:
+            text = f"{membership.url} refuses this node: {words_of(reply)}"
+            return Rejected("NOT_AUTHENTICATED", f"{text}; join again: {self._join_again()}")
         if meaning_of(reply) is Meaning.UNKNOWN or (reply.code in ERRORS and reply.status < 500):
             return Rejected(reply.code if reply.code in ERRORS else "NOT_FOUND", reply.message)
-        return Rejected("CONTROL_UNREACHABLE", f"{self.file.current.url} {words_of(reply)}")
+        return Rejected("CONTROL_UNREACHABLE", f"{membership.url} {words_of(reply)}")
 
     # --- building
 
@@ -349,20 +371,9 @@ class PushPart:
         )
 
     def _transport(self, address: ControlAddress) -> ControlTransport:
-        from ambientd.net.control_plane_http import HttpControlTransport, TransportSettings
+        from ambientd.net.control_plane_http import HttpControlTransport, settings_of
 
-        config = self._ground.config().control_plane
-        return HttpControlTransport(
-            TransportSettings(
-                address=address,
-                ca_file=config.ca_file,
-                pin=config.pin,
-                client_cert=config.client_cert,
-                client_key=config.client_key,
-                proxy=config.proxy,
-            ),
-            agent=AGENT,
-        )
+        return HttpControlTransport(settings_of(self._ground.config().control_plane, address), agent=AGENT)
 
     async def _run(self) -> None:
         """Nothing of the rest is loaded before the node joins."""
@@ -405,12 +416,15 @@ class PushPart:
             self._service = None
 
     async def _forget(self) -> None:
-        """The membership was taken away while nobody looked."""
+        """The membership was taken away while nobody looked. One that cannot be read is not gone: what waits
+        for it stays."""
+        if self.file.problem is not None:
+            return
         store = self._ground.store
         if (await store.read(lambda tx: tx.outbox.state())).joined:
             await store.write(lambda tx: tx.outbox.leave())
 
-    def _link(self, membership: Membership, answered: Callable[[], None]) -> "DeviceLink":
+    def _link(self, membership: Membership) -> "DeviceLink":
         from ambientd.services.push import DeviceLink
 
         address = parse_control_url(membership.url)
@@ -422,7 +436,6 @@ class PushPart:
             identity=self._need().identity,
             store=self._ground.store,
             timeout=lambda: self._ground.config().control_plane.timeout,
-            answered=answered,
         )
 
     def _work(self, pushing: Pushing) -> "Work":

@@ -96,10 +96,12 @@ class ServerConfig:
     )
     auth_rpm: int = setting(10, doc=f"{_RPM}: log-in and registration of accounts.", minimum=1)
     auth_burst: int = setting(3, doc="How many of those at once.", minimum=1)
-    node_rpm: int = setting(20, doc=f"{_RPM}: registration and listing of nodes.", minimum=1)
+    node_rpm: int = setting(20, doc=f"{_RPM}: registration, deletion and rejection of nodes.", minimum=1)
     node_burst: int = setting(5, doc="How many of those at once.", minimum=1)
     task_rpm: int = setting(30, doc=f"{_RPM}: tasks.", minimum=1)
     task_burst: int = setting(10, doc="How many of those at once.", minimum=1)
+    proof_rpm: int = setting(15, doc=f"{_RPM}: verification of proofs.", minimum=1)
+    proof_burst: int = setting(3, doc="How many of those at once.", minimum=1)
     general_rpm: int = setting(60, doc=f"{_RPM}: everything else.", minimum=1)
     general_burst: int = setting(10, doc="How many of those at once.", minimum=1)
     device_rpm: int = setting(

@@ -1,11 +1,13 @@
 """Work that the control plane gives: what it asks for, and what a node does about it. Pure."""
 
+import re
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
 import msgspec
 
+from ambientd.core.outbox import NUMBER_MAX
 from ambientd.core.records import SessionRecord, UsageRecord
 from ambientd.core.timefmt import rfc3339_ms
 from ambientd.wire.enums import TERMINAL, SessionStatus
@@ -15,6 +17,7 @@ AGENT_SESSION = "agent_session"
 CONNECT_ONLY = "connect_only"
 TEXT_MAX = 200
 ERROR_MAX = 500
+_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # a part of an address as well
 
 
 class AssignmentState(StrEnum):
@@ -102,6 +105,17 @@ class Steps(NamedTuple):
     tell: tuple[str, ...]
 
 
+def is_sound(offered: Offered) -> bool:
+    """Whether this can be kept: a control plane of ours says nothing else."""
+    after = offered.away_after_ms
+    return (
+        _ID.fullmatch(offered.task_id) is not None
+        and 1 <= offered.attempt <= NUMBER_MAX
+        and (after is None or 1 <= after <= NUMBER_MAX)
+        and "\0" not in offered.task_type
+    )
+
+
 def read_order(inputs: Any) -> SessionOrder | str:
     """The order in a task's inputs, or what is wrong with it. Further fields are left alone."""
     if not isinstance(inputs, Mapping):
@@ -113,6 +127,8 @@ def read_order(inputs: Any) -> SessionOrder | str:
             continue
         if not isinstance(value, str):
             return f"inputs.{name} is no string"
+        if "\0" in value:
+            return f"inputs.{name} holds a NUL character"
         values[name] = value
     for name in ("agent_id", "prompt"):
         if not values.get(name, "").strip():

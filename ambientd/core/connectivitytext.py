@@ -104,12 +104,12 @@ def control_line(control: ControlStatus, state: StateStatus | None, now: datetim
     if control.url is None:
         return "off", "none configured"
     if control.refused:
-        return "act", f"{control.url} takes nothing from this node: {control.refused}"
+        return "act", f"{control.url} refuses this node: {control.refused}"
     if state is not None and state.offline:
         return "off", f"not asked: {control.reason}"
     if control.connected and control.reason is None:
         latency = "" if control.latency_ms is None else f", {control.latency_ms}ms"
-        return "good", f"{control.url}{latency}"
+        return "good", f"{control.url}{f' as {control.node_id}' if control.node_id else ''}{latency}"
     if control.connected:
         return "look", f"{control.url}, last probe: {control.reason}"
     if state is not None and state.name is Connectivity.UNKNOWN:

@@ -5,9 +5,10 @@ from collections.abc import Mapping
 import msgspec
 
 from ambientd.core.canonical import UNREADABLE
-from ambientd.core.outbox import Reply
+from ambientd.core.outbox import NUMBER_MAX, Meaning, Reply, meaning_of
 
 SHOWN_MAX = 300
+NOT_KNOWN = "its credential counts no longer: it was revoked, or another machine has joined as this node"
 
 
 class _Detail(msgspec.Struct):
@@ -58,6 +59,8 @@ def parse_retry_after(text: str | None, date: str | None = None) -> float | None
 
 def words_of(reply: Reply) -> str:
     """What an answer that was no success says, for people."""
+    if meaning_of(reply) is Meaning.GONE:
+        return NOT_KNOWN
     if 300 <= reply.status < 400:
         return f"answered {reply.status}; redirects are not followed"
     told = f"answered {reply.status}"
@@ -65,9 +68,9 @@ def words_of(reply: Reply) -> str:
 
 
 def number_in(reply: Reply, *fields: str) -> int | None:
-    """The number that a refusal names as the last one; None when it names none."""
+    """The number that a refusal names as the last one; None when it names none that can be."""
     for field in fields:
         text = reply.details.get(field, "")
-        if text.isascii() and text.isdigit() and len(text) <= 19:
+        if text.isascii() and text.isdigit() and len(text) <= 19 and int(text) <= NUMBER_MAX:
             return int(text)
     return None

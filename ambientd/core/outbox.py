@@ -36,6 +36,9 @@ NEWEST_KEPT = 10
 # So much goes at once, so that it is not looked for at every report.
 THIN_SHARE = 1 / 16
 
+# No number that a control plane names is higher: it would leave none to go on with, here or in the database.
+NUMBER_MAX = 10**17
+
 
 class Meaning(Enum):
     """What an answer of the control plane comes to."""
@@ -96,6 +99,11 @@ def pause_after(failures: int, share: float, retry_after: float | None = None) -
 def next_stream(waiting: Mapping[OutboxStream, int], held_up: frozenset[OutboxStream]) -> OutboxStream | None:
     """The stream to send of next; None when nothing waits that could be sent."""
     return next((one for one in ORDER if waiting.get(one, 0) > 0 and one not in held_up), None)
+
+
+def is_number(*values: int) -> bool:
+    """Whether these can be places in streams, revisions, or numbers of requests."""
+    return all(0 <= value <= NUMBER_MAX for value in values)
 
 
 def confirmed(sent: Sequence[int], acked: int, given: int) -> int | None:

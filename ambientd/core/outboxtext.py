@@ -21,7 +21,9 @@ def outbox_line(outbox: OutboxStatus, now: datetime) -> tuple[str, str]:
         text += f", {size(outbox.bytes)} of {size(outbox.bytes_max)}"
         mark = "look" if outbox.items > FEW or outbox.reason else "good"
     if outbox.dropped:
-        text, mark = f"{text}, {number(outbox.dropped)} dropped", "look"
+        text, mark = f"{text}, {number(outbox.dropped)} dropped", "look" if outbox.dropped_now else mark
     if outbox.refused:
         text += f", {number(outbox.refused)} refused"
+    if outbox.last_push_at:
+        text += f", last push {age_of(parse_rfc3339(outbox.last_push_at), now)} ago"
     return mark, text

@@ -15,7 +15,8 @@ def rfc3339_ms(at: datetime) -> str:
     """`2026-11-20T15:40:03.120Z`, cut (not rounded) to milliseconds. Raises ValueError for a naive `at`."""
     if at.tzinfo is None:
         raise ValueError("a naive datetime names no instant")
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    utc = at if at.tzinfo is UTC else at.astimezone(UTC)
+    return utc.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def parse_rfc3339(text: str) -> datetime:

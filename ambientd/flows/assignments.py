@@ -23,6 +23,7 @@ from ambientd.core.assignments import (
     Told,
     ended_state,
     failure,
+    is_sound,
     overdue,
     read_order,
     session_result,
@@ -35,9 +36,10 @@ from ambientd.core.timefmt import rfc3339_ms
 from ambientd.flows import control as operator
 from ambientd.flows.control import Controls, choose_agent
 from ambientd.flows.leases import Leases
-from ambientd.flows.pulls import ACTOR, find_lease
+from ambientd.flows.pulls import ACTOR, find_lease, pull_revocations
 from ambientd.flows.push import NOTHING, Pushing, Step, failed
 from ambientd.flows.sessions import Order, check_order, record_session
+from ambientd.ports.errors import UnavailableError
 from ambientd.ports.store import Transaction
 from ambientd.wire.enums import EventType
 from ambientd.wire.fleet_api_messages import (
@@ -48,7 +50,7 @@ from ambientd.wire.fleet_api_messages import (
     RunningBody,
     TaskInfo,
 )
-from ambientd.wire.fleet_enums import ExecutionStatus
+from ambientd.wire.fleet_enums import AwayPolicy, ExecutionStatus, Verdict
 from ambientd.wire.messages import SpawnRequest
 from ambientd.wire.outbox_enums import OutboxStream
 
@@ -79,8 +81,8 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def reconcile(work: Work, open_there: Iterable[str] = ()) -> Step:
-    """Says what runs here, hears what is to be kept, stopped and begun, and does it. `open_there`: tasks that
-    the control plane counts on, as it said last."""
+    """Says what runs here, hears what is to be kept, stopped and begun, and does it; `again` when not all of
+    it was in the answer. `open_there`: tasks that the control plane counts on, as it said last."""
     pushing = work.pushing
     held = await pushing.store.read(lambda tx: _held(tx, open_there))
     # What has ended and was not told counts as running, or it would be taken for lost and given anew. What
@@ -96,18 +98,26 @@ async def reconcile(work: Work, open_there: Iterable[str] = ()) -> Step:
     if isinstance(answer, Reply):
         return failed(answer)
     offered = [_offered(view) for view in answer.assignments]
+    if not all(is_sound(one) for one in offered):
+        return Step(meaning=Meaning.AGAIN, text="it offers work that cannot be")
     known = await pushing.store.read(
         lambda tx: {one.task_id: mine for one in offered if (mine := tx.assignments.get(one.task_id))}
     )
     verdicts = {view.task_id: view.verdict for view in answer.verdicts}
     steps = steps_of(verdicts, offered, known | held)
-    for task_id in (*steps.stop, *_withdrawn(offered, held)):
+    for task_id in (*steps.stop, *_withdrawn(offered, verdicts, held)):
         await stop(work, held[task_id], StopCause.VERDICT)
     if steps.tell:
         await pushing.store.write(lambda tx: _tell_again(tx, steps.tell))
     for one in (*steps.begin, *_unbegun(offered, held)):
         await begin(work, one)
-    return Step(moved=len(steps.begin) + len(steps.stop))
+    left_out = _wanted(verdicts) - {one.task_id for one in offered}
+    return Step(moved=len(steps.begin) + len(steps.stop), again=bool(left_out))
+
+
+def _wanted(verdicts: Mapping[str, Verdict]) -> set[str]:
+    """Tasks that are to be begun; an answer may hold fewer of them than it names."""
+    return {task_id for task_id, verdict in verdicts.items() if verdict is Verdict.START}
 
 
 def _held(tx: Transaction, open_there: Iterable[str]) -> dict[str, Assignment]:
@@ -121,9 +131,11 @@ def _held(tx: Transaction, open_there: Iterable[str]) -> dict[str, Assignment]:
     return held
 
 
-def _withdrawn(offered: list[Offered], held: Mapping[str, Assignment]) -> list[str]:
+def _withdrawn(
+    offered: list[Offered], verdicts: Mapping[str, Verdict], held: Mapping[str, Assignment]
+) -> list[str]:
     """Tasks that could not be begun yet, and are not wanted any more."""
-    wanted = {one.task_id for one in offered}
+    wanted = {one.task_id for one in offered} | _wanted(verdicts)
     return [
         task_id
         for task_id, mine in held.items()
@@ -354,13 +366,28 @@ async def stop(work: Work, assignment: Assignment, cause: StopCause) -> None:
         return wanted
 
     wanted = await work.pushing.store.write(write)
-    if wanted is None or wanted.has_ended:
-        return
-    actor = NODE if cause is StopCause.AWAY else ACTOR
-    if wanted.lease_id is not None:
-        await work.leases.end(wanted.lease_id, actor)
-    elif wanted.session_id is not None:
-        await operator.kill(wanted.session_id, work.controls, actor=actor)
+    if wanted is not None and not wanted.has_ended:
+        await _end(work, wanted)
+
+
+async def _end(work: Work, one: Assignment) -> None:
+    """Ends what runs for a task; whether it has is seen by `settle`."""
+    away = one.stop_cause is StopCause.AWAY
+    actor = NODE if away else ACTOR
+    if one.lease_id is not None:
+        if not away:
+            await _take_revocations(work)
+        await work.leases.end(one.lease_id, actor)  # refused where the revocation has ended it
+    elif one.session_id is not None:
+        await operator.kill(one.session_id, work.controls, actor=actor)
+
+
+async def _take_revocations(work: Work) -> None:
+    """What the control plane takes away it mostly revokes too: the lease says then who ended it."""
+    try:
+        await pull_revocations(work.pushing, work.leases)
+    except UnavailableError:
+        return  # it ends all the same
 
 
 def _told_after(cause: StopCause) -> Told:
@@ -376,6 +403,37 @@ async def stop_overdue(work: Work, away_ms: int) -> int:
         if one.task_id in due:
             await stop(work, one, StopCause.AWAY)
     return len(due)
+
+
+async def stop_again(work: Work) -> None:
+    """Ends what was to be ended and has not: nobody was there to do it, or it was refused."""
+    for one in await work.pushing.store.read(lambda tx: tx.assignments.open()):
+        if one.stop_cause is not None and not one.has_ended:
+            await _end(work, one)
+
+
+async def stop_alone(work: Work) -> int:
+    """Ends work that must not go on without the control plane, which this node is about to leave."""
+    held = await work.pushing.store.read(lambda tx: tx.assignments.open())
+    due = [one for one in held if one.away_policy is AwayPolicy.STOP and not one.has_ended]
+    for one in due:
+        await stop(work, one, StopCause.AWAY)
+    return len(due)
+
+
+async def give_up(work: Work) -> None:
+    """What is held came with another registration: it ends, and nobody else is told what came of it."""
+    for one in await work.pushing.store.read(lambda tx: tx.assignments.open()):
+        if not one.has_ended:
+            await stop(work, one, StopCause.VERDICT)
+            continue
+        gone = msgspec.structs.replace(one, told=Told.ENDED)
+
+        def write(tx: Transaction, gone: Assignment = gone) -> None:
+            tx.assignments.put(gone)
+            tx.outbox.count(OutboxStream.RESULTS, dropped=1)
+
+        await work.pushing.store.write(write)
 
 
 async def settle(work: Work) -> int:
@@ -498,7 +556,8 @@ def is_untold(one: Assignment) -> bool:
     """Whether the control plane does not know how far a task is."""
     if one.has_ended:
         return one.told is not Told.ENDED
-    return one.state is AssignmentState.RUNNING and one.told is Told.NOTHING
+    running = one.state is AssignmentState.RUNNING and one.told is Told.NOTHING
+    return running and one.stop_cause is not StopCause.VERDICT
 
 
 async def forget_old(work: Work) -> int:

@@ -164,6 +164,8 @@ async def _enrol(address: ControlAddress, body: EnrolRequest, joining: Joining) 
 
 def _refusal(address: ControlAddress, reply: Reply) -> Rejected:
     meaning = meaning_of(reply)
+    if reply.code == "CONFLICT":
+        return Rejected("CONFLICT", f"the control plane refuses: {reply.message}")
     if meaning in (Meaning.GONE, Meaning.BEHIND, Meaning.REFUSED, Meaning.TOO_LARGE):
         return Rejected("JOIN_REFUSED", f"the control plane refuses: {reply.message or words_of(reply)}")
     return Rejected("CONTROL_UNREACHABLE", f"{address.url} {words_of(reply)}")

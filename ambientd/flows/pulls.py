@@ -6,7 +6,7 @@ import msgspec
 
 from ambientd.core.controlreply import words_of
 from ambientd.core.lease import Lease, parse_body
-from ambientd.core.outbox import Meaning, Reply, meaning_of
+from ambientd.core.outbox import Meaning, Reply, is_number, meaning_of
 from ambientd.core.policybundle import item_of
 from ambientd.core.rejection import Rejected
 from ambientd.core.signeditem import SignedItem
@@ -125,6 +125,8 @@ async def _page(pushing: Pushing, what: str, revision: int) -> ItemsAnswer:
     answer = await pushing.calls.read(target, ItemsAnswer)
     if isinstance(answer, Reply):
         raise _FailedError(Step(meaning=meaning_of(answer), reply=answer, text=words_of(answer)))
+    if not is_number(answer.revision):
+        raise _FailedError(Step(meaning=Meaning.AGAIN, text=f"it names no revision of {what}"))
     if answer.more and not answer.items:
         raise _FailedError(Step(meaning=Meaning.AGAIN, text="it has more items and sends none"))
     return answer

@@ -9,7 +9,7 @@ import msgspec
 
 from ambientd.core.audit import AuditRecord
 from ambientd.core.controlreply import number_in, words_of
-from ambientd.core.outbox import Meaning, Reply, confirmed, meaning_of, too_many
+from ambientd.core.outbox import Meaning, Reply, confirmed, is_number, meaning_of, too_many
 from ambientd.core.outboxrecords import DeltaVWindow, Depth, Flight, KeptReport, LedgerItem
 from ambientd.core.pushbodies import audit_body, delta_v_body, ledger_bodies, numbered, reports_body
 from ambientd.core.records import AuditEntry
@@ -90,6 +90,8 @@ async def align(pushing: Pushing) -> Step:
     if isinstance(streams, Reply):
         return failed(streams)
     there = {view.stream: view.acked_seq for view in streams.streams}
+    if not is_number(node.report_seq, *there.values()):
+        return _wrong("its numbers are none of this node's")
 
     def work(tx: Transaction) -> list[str]:
         lost = _reports_lost(tx, pushing, node.report_seq)
@@ -294,7 +296,8 @@ async def send_ledger(pushing: Pushing) -> Step:
         return _wrong(f"it confirmed ledger record {answer.acked_seq}, which was not sent")
     if acked < sent[0].flight.seq:
         return _wrong(f"it confirmed no ledger record behind {answer.acked_seq}")
-    left_out = len(answer.left_out)
+    mine = {item.flight.seq for item in sent}
+    left_out = len(mine.intersection(record.seq for record in answer.left_out if record.seq <= acked))
 
     def done(tx: Transaction) -> int:
         moved = tx.outbox.acknowledge_ledger(acked)

@@ -16,7 +16,7 @@ class DiskMembershipFile:
     """Implements `ports.controlplane.MembershipFile`."""
 
     def __init__(self, state_dir: Path, *, run_sync: RunSync = run_in_thread) -> None:
-        """Nothing is read before `load`."""
+        """Nothing is read before `load` or `look`."""
         self.path = state_dir / NAME
         self._run_sync = run_sync
         self._current: Membership | None = None
@@ -34,8 +34,12 @@ class DiskMembershipFile:
 
     def load(self) -> None:
         """Reads the file; never raises: `problem` says what is wrong with it. Blocks."""
-        self._current, self._problem = None, None
         drop_drafts(self.path)
+        self.look()
+
+    def look(self) -> None:
+        """The same for who is not the daemon: drafts stay."""
+        self._current, self._problem = None, None
         if not os.path.lexists(self.path):
             return
         try:

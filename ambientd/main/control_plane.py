@@ -214,9 +214,11 @@ def _tls_of(server: ServerConfig) -> "Callable[[], ssl.SSLContext] | None":
         return None
     import ssl
 
+    from ambientd.net.server_tls import load_certificate
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.load_cert_chain(server.tls_cert, server.tls_key)
+    load_certificate(context, server.tls_cert, server.tls_key)
     if server.tls_client_ca is not None:
         context.load_verify_locations(server.tls_client_ca)
         context.verify_mode = ssl.CERT_REQUIRED

@@ -15,9 +15,7 @@ import msgspec
 from ambientd import __version__
 from ambientd.config.gateway_address import Address, parse_address
 from ambientd.config.schema import Config
-from ambientd.config.upstream import ControlAddress, parse_control_url
 from ambientd.core import doctor
-from ambientd.core.connectivity import Answer
 from ambientd.core.doctor import Finding, fail, good, skip, warn
 from ambientd.core.feedcheck import FeedCheck
 from ambientd.core.feedpath import resolve_feed_path
@@ -30,6 +28,7 @@ from ambientd.host.feedread import last_lines, open_for_reading
 from ambientd.host.gateway_credentials import KEY_FILE, LookingCredentials, is_wanted
 from ambientd.host.identity import FileIdentity
 from ambientd.host.secrets import ENV_CREDENTIALS
+from ambientd.main.doctor_control import PROBE_SEC, Place, check_control
 from ambientd.main.doctor_peers import check_peers, compare_clocks
 from ambientd.net.ask import AskError, Told, ask
 from ambientd.ports.clock import Clock
@@ -38,7 +37,6 @@ from ambientd.ports.gateway import LinkPhase, LinkState
 from ambientd.wire import places, routes
 from ambientd.wire.messages import StatusDocument
 
-PROBE_SEC = 1.7
 PAGES_SEC = 1.2
 METER_SEC = 0.2
 SYNCHRONISED = "/run/systemd/timesync/synchronized"
@@ -409,29 +407,10 @@ def _check_peers(scene: Scene) -> Finding:
 
 
 def _check_control(scene: Scene) -> Finding:
-    status = scene.status
-    if status is not None and status.control is not None and status.state is not None:
-        return doctor.judge_control(status.control, status.state, parse_rfc3339(status.generated_at))
-    config = scene.loaded.config
-    if config is None:
-        return skip("the configuration cannot be read")
-    if not config.control_plane.url:
-        return skip(doctor.NO_CONTROL_PLANE)
-    if config.connectivity.offline:
-        return skip("not asked: connectivity.offline is set")
-    address = parse_control_url(config.control_plane.url)
-    if isinstance(address, str):
-        return fail(f"control_plane.url {address}", "ambientctl check-config")
-    return doctor.judge_answer(address.url, _ask_control(address, config.control_plane.ca_file))
-
-
-def _ask_control(address: ControlAddress, ca_file: str | None) -> Answer:
-    import trio
-
-    from ambientd.net.probes import UpstreamProbes
-
-    probes = UpstreamProbes(agent=f"ambientd/{__version__} (doctor)")
-    return trio.run(partial(probes.ask_control, address, ca_file=ca_file, seconds=PROBE_SEC))
+    place = Place(
+        config=scene.loaded.config, state_dir=scene.state_dir, environ=scene.environ, clock=scene.clock
+    )
+    return check_control(scene.status, scene.socket, place)
 
 
 # --- power

@@ -4,6 +4,7 @@ Nothing is sent before the server has proven itself: by a certificate that the s
 of a file) vouch for and, where one is set, by a pinned key. No redirect is followed.
 """
 
+import os
 from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
+from ambientd.config.autonomy import ControlPlaneConfig
 from ambientd.config.upstream import ControlAddress
 from ambientd.ports.controlplane import ControlAnswer
 from ambientd.ports.errors import UnavailableError
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 ANSWER_MAX = 8 * 1024 * 1024
 # Servers of our own close an idle connection after 75 seconds; one that is just being closed is not used.
 KEEP_SEC = 70.0
+_INSTALL = "pip install 'ambient-node[control-link]'"
 OTHER_KEY = "another key than the pinned one"
 
 
@@ -36,6 +39,18 @@ class TransportSettings(msgspec.Struct, frozen=True, kw_only=True):
     client_cert: str | None = None
     client_key: str | None = None
     proxy: str | None = None
+
+
+def settings_of(config: ControlPlaneConfig, address: ControlAddress) -> TransportSettings:
+    """The way to an address, as a node is configured."""
+    return TransportSettings(
+        address=address,
+        ca_file=config.ca_file,
+        pin=config.pin,
+        client_cert=config.client_cert,
+        client_key=config.client_key,
+        proxy=config.proxy,
+    )
 
 
 class HttpControlTransport:
@@ -69,7 +84,7 @@ class HttpControlTransport:
         try:
             import httpcore2
         except ImportError:
-            raise UnavailableError("the package httpcore2 is missing (the extra `control-link`)") from None
+            raise UnavailableError(f"the package httpcore2 is missing: {_INSTALL}") from None
         address = self.settings.address
         given = {"Host": address.host_header, "User-Agent": self._agent, "Accept": "application/json"}
         if body:
@@ -93,6 +108,9 @@ class HttpControlTransport:
         ) as error:
             await self.aclose()
             raise UnavailableError(_words(error)) from None
+        except ImportError:
+            await self.aclose()
+            raise UnavailableError(f"a socks5:// proxy needs the package socksio: {_INSTALL}") from None
         except OSError as error:
             await self.aclose()
             raise UnavailableError(f"no connection: {error.strerror or type(error).__name__}") from None
@@ -165,7 +183,7 @@ def _words(error: Exception) -> str:
         if isinstance(cause, ssl.SSLError):
             return "no TLS connection (the address speaks another protocol, or wants a client certificate)"
         if isinstance(cause, OSError) and cause.errno:
-            return (cause.strerror or type(cause).__name__).lower()
+            return os.strerror(cause.errno).lower()
     name = type(error).__name__
     words = {
         "Proxy": "the proxy refused",
@@ -177,7 +195,11 @@ def _words(error: Exception) -> str:
 
 
 def _causes(error: BaseException) -> Iterable[BaseException]:
-    cause: BaseException | None = error
-    while cause is not None:
+    """The error and what is behind it; a host of several addresses has failed at each."""
+    waiting: list[BaseException] = [error]
+    while waiting:
+        cause = waiting.pop(0)
         yield cause
-        cause = cause.__cause__ or cause.__context__
+        behind = cause.__cause__ or cause.__context__
+        waiting += [] if behind is None else [behind]
+        waiting += cause.exceptions if isinstance(cause, BaseExceptionGroup) else []

@@ -50,6 +50,8 @@ def _prefix(status: int, content_type: str) -> bytes:
     return "\r\n".join(lines).encode("latin-1") + b"\r\n"
 
 
+# Most routes have none, or those that every answer of a listener has.
+@lru_cache(maxsize=64)
 def _extra(headers: tuple[tuple[str, str], ...]) -> bytes:
     """Further header lines. Raises ValueError for a line break in one: it would start another header."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers)

@@ -1,9 +1,9 @@
 """One HTTP/1.1 connection: h11 reads, trio waits, and every wait has an end (FAULTS H1-H4, I4, 6.1, 6.2).
 
 A request is read whole before the application sees it. What is not well-formed HTTP, too large or too
-slow is answered with a 4xx in the error envelope and the connection is closed. h11 parses requests only:
-responses are put together from cached parts, and each request gets a fresh parser that starts with what
-the one before left over, which costs half of driving h11's own cycle.
+slow is answered with a 4xx in the error envelope and the connection is closed. Heads as ordinary clients
+send them are read by one pattern, all others by h11, with a fresh parser for each that starts with what the
+request before left over. Responses are put together from cached parts.
 """
 
 import math
@@ -17,6 +17,7 @@ import h11
 import trio
 
 from ambientd.core.envelope import encode_error
+from ambientd.core.requesthead import PlainHead, parse_plain_head
 from ambientd.core.target import BadTarget, Target, parse_target
 from ambientd.net.http_answer import CONTINUE, LAST_CHUNK, DateLine, chunk_of, head_of
 from ambientd.net.quick_stream import QuickStream
@@ -179,7 +180,7 @@ class Connection:
         self._quick = stream if isinstance(stream, QuickStream) else None
         self._caller = caller
         self._scope = trio.CancelScope()
-        self._leftover = b""
+        self._leftover: bytes | bytearray = b""
         self._received = 0
         self._eof = False
         self._served = 0
@@ -260,12 +261,38 @@ class Connection:
         self.phase = Phase.READ
         self._method = self._path = ""
         self.request_id = self._server.next_id()
+        head = parse_plain_head(data)
+        if head is not None:
+            return await self._read_plain(head, data)
         self._received = len(data)
         parser = h11.Connection(h11.SERVER, self._limits.header_bytes)
         parser.receive_data(bytes(data))
         if self._eof:
             parser.receive_data(b"")
         return await self._read_request(parser)
+
+    async def _read_plain(self, head: PlainHead, data: bytes | bytearray) -> Request:
+        self._method, self._version = head.method, b"1.1"
+        found = parse_target(head.target)
+        caller = self._admit(head.headers, found)
+        self._check_head(head.target, head.headers, head.size)
+        target = self._check_target(found)
+        end = head.size + head.length
+        if len(data) < end:
+            data = await self._read_rest(data, end)
+        self._leftover = data[end:]
+        return self._request(target, head.target, head.headers, bytes(data[head.size : end]), caller)
+
+    async def _read_rest(self, data: bytes | bytearray, end: int) -> bytearray:
+        """Until there are `end` bytes, which were found not to be too many."""
+        whole = bytearray(data)
+        self._scope.deadline = trio.current_time() + self._limits.request_seconds
+        while len(whole) < end:
+            more = b"" if self._eof else await self._stream.receive_some(RECEIVE_BYTES)
+            if not more:
+                raise _RefusedError("BAD_REQUEST", "the body is shorter than its Content-Length")
+            whole += more
+        return whole
 
     async def _read_request(self, parser: h11.Connection) -> Request | None:
         event = self._parse(parser)
@@ -280,14 +307,23 @@ class Connection:
             return None
         headers = _headers_of(event)
         found = parse_target(event.target)
-        caller = self._admit(event, headers, found)
-        self._check_head(parser, event, headers)
+        self._method, self._version = event.method.decode("ascii"), event.http_version
+        caller = self._admit(headers, found)
+        size = self._received
+        if size > self._limits.header_bytes:
+            size -= len(parser.trailing_data[0])
+        self._check_head(event.target, headers, size)
         target = self._check_target(found)
         body = b""
         if "content-length" in headers or "transfer-encoding" in headers:
             body = await self._read_body(parser, headers, late)
         # The flag is set when the client ended its sending: it may still wait for its answers.
         self._leftover, self._eof = parser.trailing_data
+        return self._request(target, event.target, headers, body, caller)
+
+    def _request(
+        self, target: Target, raw_target: bytes, headers: dict[str, str], body: bytes, caller: Caller
+    ) -> Request:
         return Request(
             method=self._method,
             path=target.path,
@@ -296,13 +332,11 @@ class Connection:
             body=body,
             caller=caller,
             request_id=self.request_id,
-            target=event.target.decode("ascii", "surrogateescape"),
+            target=raw_target.decode("ascii", "surrogateescape"),
         )
 
-    def _admit(self, event: h11.Request, headers: dict[str, str], target: Target | BadTarget) -> Caller:
+    def _admit(self, headers: dict[str, str], target: Target | BadTarget) -> Caller:
         """Asks the door, before anything else is looked at or read."""
-        self._method = event.method.decode("ascii")
-        self._version = event.http_version
         self._path = target.path if isinstance(target, Target) else ""
         if self._door is None:
             return self._caller
@@ -323,20 +357,16 @@ class Connection:
         self._received += len(data)
         parser.receive_data(bytes(data))
 
-    def _check_head(self, parser: h11.Connection, event: h11.Request, headers: dict[str, str]) -> None:
+    def _check_head(self, raw_target: bytes, headers: dict[str, str], size: int) -> None:
         limits = self._limits
         if self._version[:2] != b"1.":
             raise _RefusedError("BAD_REQUEST", "this server speaks HTTP/1.1")
-        if len(event.target) > limits.target_bytes:
+        if len(raw_target) > limits.target_bytes:
             raise _RefusedError(
                 "URI_TOO_LONG", f"the request target is longer than {limits.target_bytes} bytes"
             )
-        if self._received > limits.header_bytes:
-            head = self._received - len(parser.trailing_data[0])
-            if head > limits.header_bytes:
-                raise _RefusedError(
-                    "HEADERS_TOO_LARGE", f"the head is longer than {limits.header_bytes} bytes"
-                )
+        if size > limits.header_bytes:
+            raise _RefusedError("HEADERS_TOO_LARGE", f"the head is longer than {limits.header_bytes} bytes")
         if headers.get("content-encoding", "identity").lower() != "identity":
             raise _RefusedError("UNSUPPORTED_MEDIA_TYPE", "bodies must not be encoded (Content-Encoding)")
         length = headers.get("content-length")

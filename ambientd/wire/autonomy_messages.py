@@ -32,7 +32,8 @@ class ControlStatus(msgspec.Struct, rename="camel", omit_defaults=True):
 
 class OutboxStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     """What waits for the control plane. `bytes` of what is kept for it alone; `dropped` for lack of room and
-    `refused` by it since the node joined; `reason` is why the last round ended early."""
+    `refused` by it since the node joined, `dropped_now` of them since everything was told last; `reason` is
+    why the last round ended early, `last_push_at` when one went well."""
 
     items: int
     bytes: int
@@ -40,6 +41,8 @@ class OutboxStatus(msgspec.Struct, rename="camel", omit_defaults=True):
     oldest_at: str | None = None
     dropped: int = 0
     refused: int = 0
+    dropped_now: int = 0
+    last_push_at: str | None = None
     reason: str | None = None
     streams: dict[str, int] = {}
 

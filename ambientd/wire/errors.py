@@ -73,6 +73,7 @@ _ROWS = (
     ErrorCode(
         "INTERNAL_ERROR", 500, exits.INTERNAL, False, "A fault in this program; the log has the request id."
     ),
+    ErrorCode("NOT_IMPLEMENTED", 501, exits.FAILED, False, "Known, and not done here; the message says why."),
     ErrorCode("NOT_READY", 503, exits.STORAGE, True, "The node is up but not ready; the message says why."),
     ErrorCode("STORAGE_FULL", 503, exits.STORAGE, True, "The disk is full; nothing was acknowledged."),
     ErrorCode("STORAGE_UNAVAILABLE", 503, exits.STORAGE, True, "The database cannot be written just now."),

@@ -123,8 +123,17 @@ class ActivityAnswer(msgspec.Struct):
     events: list[EventView]
 
 
+class ScoreView(msgspec.Struct):
+    """What the figures of a report come to, 0 to `most`; `unmeasured` parts add nothing to either."""
+
+    value: float
+    most: float
+    unmeasured: list[str]
+
+
 class HistoryRowView(msgspec.Struct):
-    """One report or event. `sampled_at` is the node's own time of a report that waited."""
+    """One report or event. `sampled_at` is the node's own time of a report that waited. `score` weighs speed
+    and load of a report, and is no judgement of the node's health; an event has none."""
 
     heartbeat_id: int
     recorded_at: str
@@ -138,6 +147,7 @@ class HistoryRowView(msgspec.Struct):
     status: str
     seq: int | None
     metadata: dict[str, Any] | None
+    score: ScoreView | None
 
 
 class HistoryAnswer(msgspec.Struct):
@@ -204,7 +214,7 @@ class AssignmentView(msgspec.Struct):
 
 
 class AssignmentsAnswer(msgspec.Struct):
-    """`GET /api/v1/nodes/{id}/assignments`, oldest first."""
+    """`GET /api/v1/nodes/{id}/assignments`, first what is to begin; what finds no room comes later."""
 
     assignments: list[AssignmentView]
 
@@ -230,7 +240,7 @@ class VerdictView(msgspec.Struct):
 
 
 class ReconcileAnswer(msgspec.Struct):
-    """Verdicts for what runs and for what should; then all that the node has."""
+    """Verdicts for what runs and for what should; then what the node has, as far as there is room for it."""
 
     verdicts: list[VerdictView]
     assignments: list[AssignmentView]
@@ -243,6 +253,37 @@ class ResultRequest(msgspec.Struct):
     result: Any = None
     session_id: str | None = None
     proof_id: str | None = None
+
+
+class TaskResultRequest(msgspec.Struct):
+    """`POST /api/v1/tasks/{id}/result`: what came of a task at one of the caller's nodes. The time and the
+    proof are checked for their form and not kept: no proof is trusted here."""
+
+    node_id: str
+    result: Any
+    execution_time_ms: int | None = None
+    proof_data: str | None = None
+    public_inputs: str | None = None
+    circuit_id: str | None = None
+
+
+class TaskResultAnswer(msgspec.Struct):
+    """The result is durable."""
+
+    task_id: str
+    status: TaskStatus
+    node_id: str
+    proof_verified: bool
+    completed_at: str | None
+
+
+class ProofRequest(msgspec.Struct):
+    """`POST /api/v1/proofs/verify`; proof and inputs are base64."""
+
+    task_id: str
+    proof_data: str
+    public_inputs: str
+    circuit_id: str | None = None
 
 
 class ConnectStart(msgspec.Struct):

@@ -1,4 +1,7 @@
-"""Messages of the control plane about accounts, tokens and devices (keys are snake_case)."""
+"""Messages of the control plane about accounts, tokens and devices (keys are snake_case).
+
+Fields that are not known are refused, but for those requests that clients of the fleet API make.
+"""
 
 import msgspec
 
@@ -6,7 +9,7 @@ from ambientd.wire.fleet_enums import Role
 from ambientd.wire.fleet_messages import CapabilitiesBody
 
 
-class RegisterRequest(msgspec.Struct, forbid_unknown_fields=True):
+class RegisterRequest(msgspec.Struct):
     """`POST /api/v1/auth/register`. `role` is heeded from administrators only."""
 
     username: str
@@ -26,14 +29,14 @@ class RegisterAnswer(msgspec.Struct):
     message: str
 
 
-class LoginRequest(msgspec.Struct, forbid_unknown_fields=True):
+class LoginRequest(msgspec.Struct):
     """`POST /api/v1/auth/login`."""
 
     username: str
     password: str
 
 
-class RefreshRequest(msgspec.Struct, forbid_unknown_fields=True):
+class RefreshRequest(msgspec.Struct):
     """`POST /api/v1/auth/refresh` and `/auth/logout`."""
 
     refresh_token: str

@@ -38,7 +38,8 @@ class ItemsRow(msgspec.Struct, omit_defaults=True):
 
 
 class ControlSyncView(msgspec.Struct, omit_defaults=True):
-    """One round with the control plane. `reason` says why it ended before everything was sent."""
+    """One round with the control plane. `reason` says why it ended before everything was sent; `refused`: it
+    does not know this node's credential."""
 
     url: str
     node_id: str
@@ -47,6 +48,7 @@ class ControlSyncView(msgspec.Struct, omit_defaults=True):
     items: list[ItemsRow]
     started: int = 0
     dry_run: bool = False
+    refused: bool = False
     reason: str | None = None
 
 

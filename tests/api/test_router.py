@@ -274,6 +274,15 @@ def test_an_exact_path_wins_over_a_template() -> None:
     assert table.find("/z/z") is None
 
 
+def test_a_word_that_leads_nowhere_is_no_hindrance_to_a_parameter() -> None:
+    table = RouteTable([_route("GET", "/a/b/c"), _route("GET", "/{x}/b/{y}/d"), _route("GET", "/{x}/{y}")])
+    for path, found in (("/a/b/z/d", "/{x}/b/{y}/d"), ("/a/z", "/{x}/{y}"), ("/a/b", "/{x}/{y}")):
+        methods = table.find(path)
+        assert methods is not None
+        assert methods["GET"].route.path == found
+    assert table.find("/a//z/d") is table.find("/a/b/z") is table.find("/a") is table.find("//b") is None
+
+
 async def test_parameters_of_the_path_reach_the_handler_by_name() -> None:
     seen: list[dict[str, str]] = []
 

@@ -278,9 +278,9 @@ def main() -> int:
     short = parser.parse_args().short
     rows = [
         *loop(2 if short else 10),
-        *cache(3.0 if short else 20.0),
-        *events(6 if short else 40),
-        *polling(4 if short else 40),
+        *cache(1.5 if short else 20.0),
+        *events(3 if short else 40),
+        *polling(2 if short else 40),
     ]
     for name, figure, budget in rows:
         print(f"{name:44} {figure:8.2f}  budget {budget:g}{'' if figure <= budget else '  OVER'}")

@@ -153,11 +153,11 @@ def measure(daemon: int, bare: int, window: float) -> tuple[list[Cost], list[Cos
 def main() -> int:
     """Prints the figures; a missed budget is told, not failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--short", action="store_true", help="a window of 10 s instead of 120 s")
+    parser.add_argument("--short", action="store_true", help="a window of 5 s instead of 120 s")
     parser.add_argument("--plain", action="store_true", help="no gateway, no HTTP on TCP")
     parser.add_argument("--rush", action="store_true", help="after a rush")
     options = parser.parse_args()
-    window = 10.0 if options.short else 120.0
+    window = 5.0 if options.short else 120.0
     folder = Path(tempfile.mkdtemp(prefix="ambient-bench-", dir="/tmp"))
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder)

@@ -68,6 +68,13 @@ def test_the_row_of_the_control_plane(seen: Seen, mark: str, text: str) -> None:
     assert control_line(control_status(seen), state_status(seen), NOW) == (mark, text)
 
 
+def test_the_row_of_a_node_that_has_joined() -> None:
+    control = replace(control_status(ONLINE), node_id="edge-1")
+    assert control_line(control, state_status(ONLINE), NOW) == ("good", f"{URL} as edge-1, 11ms")
+    mark, text = control_line(replace(control, refused="why"), state_status(ONLINE), NOW)
+    assert (mark, text) == ("act", f"{URL} refuses this node: why")
+
+
 @pytest.mark.parametrize(
     ("seen", "ids"),
     [

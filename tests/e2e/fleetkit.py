@@ -9,7 +9,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -26,7 +26,7 @@ REGISTRATION = {
     "node_type": "any",
     "capabilities": {"bandwidth_mbps": 1000, "cpu_cores": 16, "memory_gb": 64},
 }
-_TIERS = ("AUTH", "NODE", "TASK", "GENERAL", "DEVICE")
+_TIERS = ("AUTH", "NODE", "TASK", "PROOF", "GENERAL", "DEVICE")
 UNLIMITED = {f"AMBIENT__SERVER__{tier}_{word}": "1000000" for tier in _TIERS for word in ("RPM", "BURST")}
 
 
@@ -61,6 +61,8 @@ class Plane:
             **(environment or {}),
         }
         self.log = folder / "log"
+        self.address = "127.0.0.1"
+        self.wrapper: Sequence[str] = ()  # what the process is put behind; it keeps the pid
         self.process: subprocess.Popen[bytes] | None = None
         self.port = 0
         self.token = ""
@@ -73,7 +75,7 @@ class Plane:
         places = ["--config", str(self.config), "--state-dir", str(self.state)]
         has_verb = bool(arguments) and arguments[0] in ("init", "backup", "restore")
         verb = [*arguments[:has_verb], *places, *arguments[has_verb:]]
-        return [sys.executable, "-m", "ambientd", "control-plane", *verb]
+        return [*self.wrapper, sys.executable, "-m", "ambientd", "control-plane", *verb]
 
     def run(self, *arguments: str, given: str | None = None) -> "subprocess.CompletedProcess[str]":
         """Runs the verb to its end."""
@@ -97,7 +99,7 @@ class Plane:
         """Starts the server on a free port."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                self.command("--listen", f"127.0.0.1:{self.port}", *arguments),
+                self.command("--listen", f"{self.address}:{self.port}", *arguments),
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -169,8 +171,8 @@ class Plane:
     def link(self) -> http.client.HTTPConnection:
         """A connection of its own."""
         if self.tls is not None:
-            return http.client.HTTPSConnection("127.0.0.1", self.port, timeout=20, context=self.tls)
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+            return http.client.HTTPSConnection(self.address, self.port, timeout=20, context=self.tls)
+        return http.client.HTTPConnection(self.address, self.port, timeout=20)
 
     def ask(
         self,

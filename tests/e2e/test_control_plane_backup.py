@@ -138,10 +138,14 @@ def test_postgresql_is_copied_by_its_own_program_and_marked(
             ["/bin/sh", "-c", f"{postgresql.bin}/{line}"], capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-    before = int(postgresql.run(database, "SELECT value FROM fleet_counters")[0][0])
+    before = int(
+        postgresql.run(database, "SELECT value FROM fleet_counters WHERE name = 'item_revision'")[0][0]
+    )
     marked = plane.run("restore", "--mark", "--database", address)
     assert marked.returncode == 0, marked.stderr
-    after = int(postgresql.run(database, "SELECT value FROM fleet_counters")[0][0])
+    after = int(
+        postgresql.run(database, "SELECT value FROM fleet_counters WHERE name = 'item_revision'")[0][0]
+    )
     assert after - before >= 1 << 39
     kinds = [row[0] for row in postgresql.run(database, "SELECT kind FROM control_audit ORDER BY seq")]
     assert kinds[-1] == "database_put_back"

@@ -8,6 +8,7 @@
 Nothing leaves the namespaces: the switch has no uplink. Needs root, `ip` and, for cuts and losses, `nft`.
 """
 
+import ctypes
 import os
 import shutil
 import subprocess
@@ -22,6 +23,8 @@ from typing import IO, Any, NamedTuple, Self
 _NUMBERS = count()
 _SUBNET = "10.213.7"
 _TABLE = "bridge ambient"
+_NEW_NET = 0x40000000  # CLONE_NEWNET
+_LIBC = ctypes.CDLL(None, use_errno=True)
 _FORWARD = f"add chain {_TABLE} cut {{ type filter hook forward priority 0; }}"
 
 
@@ -235,6 +238,23 @@ def running(process: "subprocess.Popen[bytes]", seconds: float = 10.0) -> Iterat
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(seconds)
+
+
+@contextmanager
+def inside(host: Host) -> Iterator[None]:
+    """Sockets that this thread opens in the block are on that host, and stay so."""
+    with open("/proc/thread-self/ns/net") as home, open(f"/run/netns/{host.namespace}") as there:
+        _enter(there.fileno())
+        try:
+            yield
+        finally:
+            _enter(home.fileno())
+
+
+def _enter(namespace: int) -> None:
+    if _LIBC.setns(namespace, _NEW_NET) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def _quiet_ipv6(namespace: str) -> None:

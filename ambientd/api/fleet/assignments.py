@@ -5,6 +5,8 @@ from ambientd.api.fleet.scope import about_node, by_node
 from ambientd.api.fleet.tasks import task_id_of
 from ambientd.api.fleet.views import view_given, view_task
 from ambientd.api.router import Access, Answer, Route
+from ambientd.core.fleet.checks import Problems
+from ambientd.core.fleet.jsonlimits import JsonLimits, check_json
 from ambientd.flows.fleet.reach import Reach
 from ambientd.flows.fleet.tasks import NO_TASK, Result, Tasks
 from ambientd.ports.errors import Rejected
@@ -21,6 +23,10 @@ from ambientd.wire.fleet_enums import ExecutionStatus
 from ambientd.wire.messages import ErrorDetail
 
 ASSIGNMENTS = NODE + "/assignments"
+# Of what a node returns; it stands in lists of tasks, whole.
+RESULT_LIMITS = JsonLimits(
+    depth=16, items=10_000, key_bytes=256, string_bytes=1024 * 1024, total_bytes=1024 * 1024
+)
 RUNNING_MAX = 1000  # twenty times what a node is given at once
 _ID_MAX = 128
 
@@ -104,14 +110,16 @@ def _running(body: ReconcileRequest) -> dict[str, str | None] | Rejected:
 
 
 def _result(body: ResultRequest) -> Result | Rejected:
-    problems = []
+    problems = Problems()
     if body.status is ExecutionStatus.ASSIGNED:
         words = "in_progress, completed, failed or stopped"
-        problems.append(ErrorDetail("status", "enum", f"must be {words}", words))
+        problems.add("status", "enum", f"must be {words}", words)
+    check_json(problems, "result", body.result, RESULT_LIMITS)
     for name, value in (("session_id", body.session_id), ("proof_id", body.proof_id)):
         if value is not None and not 1 <= len(value) <= _ID_MAX:
             expected = f"1 to {_ID_MAX} characters"
-            problems.append(ErrorDetail(name, "length", f"must have {expected}", expected))
-    if problems:
-        return Rejected("VALIDATION_ERROR", "the result is not valid", tuple(problems))
+            problems.add(name, "length", f"must have {expected}", expected)
+    details = problems.details()
+    if details:
+        return Rejected("VALIDATION_ERROR", "the result is not valid", details)
     return Result(status=body.status, result=body.result, session_id=body.session_id, proof_id=body.proof_id)

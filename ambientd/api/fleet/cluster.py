@@ -4,21 +4,18 @@ from collections.abc import Callable
 from datetime import datetime
 
 from ambientd.api.fleet.nodes import LIMIT
-from ambientd.api.fleet.principal import Person, for_people
+from ambientd.api.fleet.principal import Person, for_admins
 from ambientd.api.fleet.streams import view_audit
 from ambientd.api.router import Access, Answer, QueryParameter, Route
 from ambientd.core.fleet.records import UserRecord
 from ambientd.core.timefmt import rfc3339_ms
 from ambientd.flows.fleet.admin import Admin
 from ambientd.flows.fleet.nodes import Registry
-from ambientd.ports.errors import Rejected
 from ambientd.ports.http import Request
 from ambientd.wire.fleet_api_messages import ClusterStatsAnswer, HealthAnswer, UsersAnswer, UserView
-from ambientd.wire.fleet_enums import Role
 from ambientd.wire.fleet_push_messages import AuditPush
 
 HEALTH = "/api/v1/health"
-_NO_ADMIN = Rejected("NOT_AUTHORIZED", "administrators only")
 
 
 def cluster_routes(
@@ -64,17 +61,13 @@ def cluster_routes(
 
 
 def _admin_routes(admin: Admin) -> tuple[Route, ...]:
-    async def users(person: Person, request: Request) -> Answer:
-        if person.role is not Role.ADMIN:
-            return _NO_ADMIN
+    async def users(_person: Person, request: Request) -> Answer:
         limit = int(request.query.get("limit", "100"))
         rows = await admin.users(limit, request.query.get("after"))
         following = rows[-1].username if len(rows) == limit else None
         return UsersAnswer([_view_user(row) for row in rows], following)
 
-    async def audit(person: Person, request: Request) -> Answer:
-        if person.role is not Role.ADMIN:
-            return _NO_ADMIN
+    async def audit(_person: Person, request: Request) -> Answer:
         after, limit = int(request.query.get("after", "0")), int(request.query.get("limit", "100"))
         return AuditPush([view_audit(row) for row in await admin.audit(after, limit)])
 
@@ -82,7 +75,7 @@ def _admin_routes(admin: Admin) -> tuple[Route, ...]:
         Route(
             method="GET",
             path="/api/v1/admin/users",
-            handler=for_people(users),
+            handler=for_admins(users),
             summary="Accounts, by name; administrators only.",
             query=(LIMIT, QueryParameter(name="after", doc="`next` of the page before.")),
             answers={200: UsersAnswer},
@@ -91,7 +84,7 @@ def _admin_routes(admin: Admin) -> tuple[Route, ...]:
         Route(
             method="GET",
             path="/api/v1/admin/audit-log",
-            handler=for_people(audit),
+            handler=for_admins(audit),
             summary="The control plane's own chain of control actions; administrators only.",
             query=(
                 LIMIT,

@@ -156,7 +156,8 @@ def _credential_routes(devices: Devices, fleet: Fleet) -> tuple[Route, ...]:
         count = await devices.revoke(person.user_id, node_id)
         if count is None:
             return NO_NODE
-        return NodeDone(f"{count} credentials revoked; the node must join again", node_id)
+        many = "1 credential" if count == 1 else f"{count} credentials"
+        return NodeDone(f"{many} revoked; the node must join again", node_id)
 
     return (
         Route(

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from ambientd.api.errors import refusal
+from ambientd.api.errors import FAMILIES, refusal
 from ambientd.api.fleet.principal import API_KEY_HEADER, bearer_of
 from ambientd.core.fleet.ratelimit import RateLimiter, Tier, tier_of
+from ambientd.core.fleet.throttle import Override
 from ambientd.core.fleet.tokens import TokenKind, kind_of
 from ambientd.core.site import Network, client_address
+from ambientd.flows.fleet.throttle import Throttle
 from ambientd.ports.clock import Clock
 from ambientd.ports.http import Application, Caller, Request, Response, Turned
 
@@ -39,9 +41,10 @@ class FleetDoor:
         turned = None if _TOKEN_HEADERS & headers.keys() else _too_large(headers)
         if turned is not None:
             return turned
-        if caller.ip is None:
+        forwarded = headers.get("x-forwarded-for")
+        if caller.ip is None or forwarded is None:
             return caller
-        return caller._replace(ip=client_address(caller.ip, headers.get("x-forwarded-for"), self._proxies))
+        return caller._replace(ip=client_address(caller.ip, forwarded, self._proxies))
 
     def illegible(self) -> Turned:
         """The head is larger than any of ours."""
@@ -61,12 +64,15 @@ def _too_large(headers: Mapping[str, str]) -> Turned | None:
     return None
 
 
-def build_front(app: Application, limiter: RateLimiter, *, clock: Clock, secure: bool) -> Application:
+def build_front(
+    app: Application, limiter: RateLimiter, throttle: Throttle, *, clock: Clock, secure: bool
+) -> Application:
     """The application behind limits, with security headers on every answer. `secure`: clients use TLS."""
+    counter = _Counter(limiter, throttle, clock)
     always = (*_ALWAYS, *_OVER_TLS) if secure else _ALWAYS
 
     async def front(request: Request) -> Response:
-        wait = _wait(request, limiter, clock.monotonic())
+        wait = await counter.wait(request)
         if wait:
             seconds = str(math.ceil(wait))
             response = refusal(
@@ -87,16 +93,46 @@ def build_front(app: Application, limiter: RateLimiter, *, clock: Clock, secure:
     return front
 
 
-def _wait(request: Request, limiter: RateLimiter, now: float) -> float:
-    if request.path in UNLIMITED:
-        return 0.0
-    token = bearer_of(request)
-    device = token is not None and kind_of(token) is TokenKind.DEVICE
-    client = str(request.caller.ip)
-    guessing = limiter.wait(Tier.FAILED, client, now)
-    if guessing:
-        return guessing
-    tier = tier_of(request.method, request.path, device=device)
-    if device and token is not None:
-        client = f"{client} {token[:19]}"  # many nodes may share an address
-    return limiter.take(tier, client, now)
+class _Counter:
+    """Counts requests: by the clients' addresses, joined nodes by themselves, or as an override says."""
+
+    def __init__(self, limiter: RateLimiter, throttle: Throttle, clock: Clock) -> None:
+        self._limiter = limiter
+        self._throttle = throttle
+        self._clock = clock
+
+    async def wait(self, request: Request) -> float:
+        """Seconds until a request would be taken; 0.0 when it is."""
+        if request.path in UNLIMITED:
+            return 0.0
+        token, address = bearer_of(request), str(request.caller.ip)
+        device = token is not None and kind_of(token) is TokenKind.DEVICE
+        now = self._clock.monotonic()
+        guessing = self._limiter.wait(Tier.FAILED, address, now)
+        if guessing:
+            return guessing
+        tier = tier_of(request.method, request.path, device=device)
+        client = address
+        if device and token is not None:
+            client = f"{address} {token[:19]}"  # many nodes may share an address
+        if not self._throttle.table:
+            return self._limiter.take(tier, client, now)
+        override = await self._override(tier, address, token)
+        if override is None:
+            return self._limiter.take(tier, client, now)
+        # A bucket of its own, so that a change counts at once; an account's is one for all its addresses.
+        name = override.override_id if override.network is None else f"{override.override_id} {client}"
+        return self._limiter.take(tier, name, now, override.rate)
+
+    async def _override(self, tier: Tier, address: str, token: str | None) -> Override | None:
+        table, now = self._throttle.table, self._clock.now()
+        if token is not None and table.speaks_of_users(tier):
+            try:
+                user_id = await self._throttle.user_of(token)
+            except FAMILIES:  # counted by its address then
+                return table.of_address(tier, address, now)
+            if user_id is None:  # a guess: looking it up is not free
+                self._limiter.take(Tier.FAILED, address, self._clock.monotonic())
+            elif (found := table.of_user(tier, user_id, now)) is not None:
+                return found
+        return table.of_address(tier, address, now)

@@ -21,10 +21,12 @@ SIGNATURE_HEADER = "x-ambient-signature"
 API_KEY_HEADER = "x-api-key"
 _NOBODY = Rejected("NOT_AUTHENTICATED", "this needs a valid token in the header Authorization: Bearer …")
 _NOT_SIGNED = Rejected("NOT_AUTHENTICATED", "the signature is not the node's over this request")
+_NO_ADMIN = Rejected("NOT_AUTHORIZED", "administrators only")
 # What an API key needs a scope of, by the beginning of the path; everything else is about nodes.
 _SUBJECTS = (
     ("/api/v1/tasks", "tasks"),
     ("/api/v1/connect-sessions", "tasks"),
+    ("/api/v1/proofs/", "tasks"),
     ("/api/v1/auth/", ""),
     ("/api/v1/cluster/", ""),
     ("/openapi.json", ""),
@@ -81,6 +83,15 @@ def for_people(handler: Callable[..., Awaitable[Answer]]) -> Handler:
     return checked
 
 
+def for_admins(handler: Callable[..., Awaitable[Answer]]) -> Handler:
+    """The same for administrators alone."""
+
+    async def checked(person: Person, request: Request, *body: msgspec.Struct) -> Answer:
+        return await handler(person, request, *body) if person.role is Role.ADMIN else _NO_ADMIN
+
+    return for_people(checked)
+
+
 def owner_of(request: Request) -> str:
     """The account in whose name the request is made; a node acts for its owner."""
     found = principal_of(request)
@@ -124,10 +135,13 @@ def _lacks_scope(account: Account, route: Route) -> str | None:
     """What an API key lacks for a route; None when it may pass, as every access token may."""
     if account.scopes is None:
         return None
-    change = route.access is Access.WRITE
+    # An open route that asks who calls (registration) changes something as well.
+    change = route.access is not Access.READ
+    if change and route.path.startswith("/api/v1/admin/"):
+        return "an access token: an API key does nothing that administrators do"
     subject = next((word for path, word in _SUBJECTS if route.path.startswith(path)), "nodes")
     if subject == "":
-        return "an access token: an API key does not change its own account" if change else None
+        return "an access token: an API key does not change accounts" if change else None
     wanted = f"{subject}:{'write' if change else 'read'}"
     return None if wanted in account.scopes else f"an API key with the scope {wanted}"
 

@@ -13,7 +13,7 @@ from ambientd.core.fleet.pushed import LedgerQueryOfNode, NodeSession, NodeSessi
 from ambientd.core.fleet.streams import read_audit, read_delta_v, read_ledger
 from ambientd.core.records import UsageRecord
 from ambientd.core.timefmt import from_ms, parse_rfc3339, rfc3339_ms
-from ambientd.flows.fleet.pushed import EVENTS_PAGE, Pushed, Taken
+from ambientd.flows.fleet.pushed import Pushed, Taken
 from ambientd.flows.fleet.reach import Reach
 from ambientd.ports.errors import Rejected
 from ambientd.ports.http import Request
@@ -119,11 +119,11 @@ def _ledger_routes(pushed: Pushed) -> tuple[Route, ...]:
             limit=limit,
             after=after,
         )
-        rows = await pushed.sessions(reach, query)
-        if isinstance(rows, Rejected):
-            return rows
-        last = rows[-1] if len(rows) == limit else None
-        cursor = None if last is None else encode_cursor(last.started_at, last.session_id)
+        found = await pushed.sessions(reach, query)
+        if isinstance(found, Rejected):
+            return found
+        rows, more = found
+        cursor = encode_cursor(rows[-1].started_at, rows[-1].session_id) if more else None
         return NodeLedgerPage([_view_session(row) for row in rows], cursor)
 
     async def one(reach: Reach, request: Request) -> Answer:
@@ -131,7 +131,7 @@ def _ledger_routes(pushed: Pushed) -> tuple[Route, ...]:
         found = await pushed.session(reach, request.params["session_id"], after)
         if isinstance(found, Rejected):
             return found
-        following = found.events[-1].seq if len(found.events) == EVENTS_PAGE else None
+        following = found.events[-1].seq if found.more else None
         return NodeSessionDetail(
             _view_session(found.session),
             None if found.usage is None else _view_usage(found.usage),
@@ -243,7 +243,7 @@ def _other_routes(pushed: Pushed, now: Callable[[], datetime]) -> tuple[Route, .
             method="GET",
             path=NODE + "/audit",
             handler=about_node(audit),
-            summary="The node's audit chain as it was pushed, word for word.",
+            summary="The node's audit chain as it was pushed, word for word; at its end there are none.",
             query=(
                 LIMIT,
                 QueryParameter(name="after", doc="Records behind this number.", kind="integer", minimum=0),

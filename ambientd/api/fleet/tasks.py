@@ -84,12 +84,11 @@ def _reading_routes(tasks: Tasks) -> tuple[Route, ...]:
             return after
         if isinstance(node, Rejected):
             return node
-        query = _query(request, node, after)
-        rows = await tasks.page(query, node)
-        if isinstance(rows, Rejected):
-            return rows
-        last = rows[-1] if len(rows) == query.limit else None
-        cursor = None if last is None else encode_cursor(last.created_at, last.task_id)
+        found = await tasks.page(_query(request, node, after), node)
+        if isinstance(found, Rejected):
+            return found
+        rows, more = found
+        cursor = encode_cursor(rows[-1].created_at, rows[-1].task_id) if more else None
         return listed(request, [view_task(row) for row in rows], cursor)
 
     async def get(request: Request) -> Answer:

@@ -6,6 +6,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 
+from ambientd.core.fleet.nodescore import Measured, node_score
 from ambientd.core.fleet.records import (
     AssignedTask,
     Away,
@@ -31,12 +32,14 @@ from ambientd.wire.fleet_api_messages import (
     HistoryRowView,
     NodeInfo,
     RequirementsView,
+    ScoreView,
     TaskInfo,
 )
-from ambientd.wire.fleet_enums import ConnectStatus
+from ambientd.wire.fleet_enums import ConnectStatus, NodeEventKind
 from ambientd.wire.fleet_messages import CapabilitiesBody
 
 NEXT_CURSOR = "X-Next-Cursor"
+_EVENTS = frozenset(NodeEventKind)
 _ENCODER = msgspec.json.Encoder()
 
 
@@ -127,7 +130,16 @@ def view_history(row: HistoryRow) -> HistoryRowView:
         status=row.status,
         seq=row.report_seq,
         metadata=None if row.metadata is None else dict(row.metadata),
+        score=None if row.status in _EVENTS else _score(row),
     )
+
+
+def _score(row: HistoryRow) -> ScoreView:
+    """Of bandwidth and reputation a report says nothing: what a node was registered with was not measured."""
+    found = node_score(
+        Measured(latency_ms=row.network_latency_ms, cpu=row.cpu_usage, memory=row.memory_usage)
+    )
+    return ScoreView(value=round(found.value, 4), most=found.most, unmeasured=list(found.unmeasured))
 
 
 def _requirements(asks: Requirements) -> RequirementsView:

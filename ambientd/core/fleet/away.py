@@ -11,8 +11,10 @@ STOP_GRACE = 150.0  # seconds
 STOP_DRIFT = 0.1
 
 
-def taken_away(assignment: AwayAssignment, now: datetime) -> DetachReason | None:
-    """Why an assignment ends now, None while it stays.
+def taken_away(
+    assignment: AwayAssignment, now: datetime, since: datetime | None = None
+) -> DetachReason | None:
+    """Why an assignment ends now, None while it stays. `since`: nobody listened before.
 
     `move`: once its node has been away for the task's time. `stop`: once it is certain that the node has
     stopped the work by itself, so that it never runs twice.
@@ -20,7 +22,8 @@ def taken_away(assignment: AwayAssignment, now: datetime) -> DetachReason | None
     policy, after_ms = assignment.away.policy, assignment.away.after_ms
     if policy is AwayPolicy.WAIT or after_ms is None:
         return None
-    away = (now - assignment.last_seen).total_seconds()
+    heard = assignment.last_seen if since is None else max(assignment.last_seen, since)
+    away = (now - heard).total_seconds()
     after = after_ms / 1000
     if policy is AwayPolicy.MOVE:
         return DetachReason.MOVED if away >= after else None

@@ -5,6 +5,11 @@ import math
 from ambientd.wire.messages import ErrorDetail
 
 
+def _plain(number: float) -> str:
+    """As people write it: 2592000, not 2.592e+06."""
+    return f"{number:.6f}".rstrip("0").rstrip(".")
+
+
 class Problems:
     """Gathers what is wrong with a request."""
 
@@ -19,7 +24,7 @@ class Problems:
     def between(self, field: str, value: float, low: float, high: float) -> None:
         """A finite number within a range."""
         if not math.isfinite(value) or not low <= value <= high:
-            expected = f"a number from {low:g} to {high:g}"
+            expected = f"a number from {_plain(low)} to {_plain(high)}"
             self.add(field, "range", f"must be {expected}", expected)
 
     def sized(self, field: str, value: str, low: int, high: int) -> None:

@@ -16,10 +16,16 @@ class LivenessTimes(NamedTuple):
     offline_after: float = 900.0
 
 
-def status_at(node: QuietNode, now: datetime, times: LivenessTimes) -> NodeStatus:
-    """Where an online or unknown node stands at `now`. Only a report makes it better."""
+def status_at(
+    node: QuietNode, now: datetime, times: LivenessTimes, since: datetime | None = None
+) -> NodeStatus:
+    """Where an online or unknown node stands at `now`. Only a report makes it better.
+
+    `since`: nobody listened before.
+    """
     factor = max(1.0, node.report_interval_ms / DEFAULT_REPORT_INTERVAL_MS)
-    silent = (now - node.last_seen).total_seconds()
+    heard = node.last_seen if since is None else max(node.last_seen, since)
+    silent = (now - heard).total_seconds()
     if silent >= times.offline_after * factor:
         return NodeStatus.OFFLINE
     if silent >= times.unknown_after * factor:
@@ -32,11 +38,13 @@ def suspects_before(now: datetime, times: LivenessTimes) -> datetime:
     return now - timedelta(seconds=min(times.unknown_after, times.offline_after))
 
 
-def changes(nodes: Iterable[QuietNode], now: datetime, times: LivenessTimes) -> list[StatusChange]:
+def changes(
+    nodes: Iterable[QuietNode], now: datetime, times: LivenessTimes, since: datetime | None = None
+) -> list[StatusChange]:
     """Those that stand worse than the registry says."""
     found = []
     for node in nodes:
-        after = status_at(node, now, times)
+        after = status_at(node, now, times, since)
         if after is not node.status:
             change = StatusChange(
                 node_id=node.node_id, before=node.status, after=after, last_seen=node.last_seen

@@ -17,6 +17,7 @@ class Tier(StrEnum):
     AUTH = "auth"
     NODE = "node"
     TASK = "task"
+    PROOF = "proof"
     GENERAL = "general"
     DEVICE = "device"
     FAILED = "failed"  # answers 401, whatever was asked: guessing costs its address
@@ -33,6 +34,7 @@ DEFAULT_RATES = {
     Tier.AUTH: Rate(10, 3),
     Tier.NODE: Rate(20, 5),
     Tier.TASK: Rate(30, 10),
+    Tier.PROOF: Rate(15, 3),
     Tier.GENERAL: Rate(60, 10),
     Tier.DEVICE: Rate(600, 120),
     Tier.FAILED: Rate(60, 30),
@@ -68,9 +70,12 @@ class RateLimiter:
         left = bucket.left + max(0.0, now - bucket.at) * rate.per_minute / 60
         return 0.0 if left >= 1 else (1 - left) * 60 / rate.per_minute
 
-    def take(self, tier: Tier, client: str, now: float) -> float:
-        """Takes one; 0.0 when there was one, else the seconds until there will be. `now` is monotonic."""
-        rate, key = self._rates[tier], (tier, client)
+    def take(self, tier: Tier, client: str, now: float, rate: Rate | None = None) -> float:
+        """Takes one; 0.0 when there was one, else the seconds until there will be. `now` is monotonic.
+
+        With a `rate` of its own a client needs a name of its own too: a bucket has one rate for good.
+        """
+        rate, key = rate or self._rates[tier], (tier, client)
         bucket = self._buckets.get(key)
         if bucket is None:
             bucket = self._buckets[key] = _Bucket(now, float(rate.burst))
@@ -96,4 +101,6 @@ def tier_of(method: str, path: str, *, device: bool) -> Tier:
         return Tier.NODE
     if path.startswith("/api/v1/tasks") and method in ("POST", "DELETE"):
         return Tier.TASK
+    if path.startswith("/api/v1/proofs"):
+        return Tier.PROOF
     return Tier.GENERAL

@@ -103,11 +103,12 @@ def check_report(body: ReportBody, node_id: str, owner_id: str, at: datetime) ->
 
 def _is_plain(body: ReportBody) -> bool:
     """Whether all figures are as they should be: nearly always, and quickly found. Not-a-number is not."""
-    percent = (body.health_score, body.cpu_usage, body.memory_usage, body.disk_usage)
+    for percent in (body.health_score, body.cpu_usage, body.memory_usage, body.disk_usage):
+        if percent is not None and not 0 <= percent <= 100:
+            return False
     head, delta_v = body.audit_head_hash, body.delta_v
     return (
-        all(value is None or 0 <= value <= 100 for value in percent)
-        and (body.seq is None or 1 <= body.seq <= _INT_MAX)
+        (body.seq is None or 1 <= body.seq <= _INT_MAX)
         and (body.network_latency_ms is None or LATENCY[0] <= body.network_latency_ms <= LATENCY[1])
         and (body.audit_head_seq is None or 0 <= body.audit_head_seq <= _INT_MAX)
         and (delta_v is None or 0 <= delta_v <= _DELTA_V_MAX)

@@ -108,11 +108,13 @@ def _check_requirements(problems: Problems, body: TaskSubmission, kind: TaskType
     asks = body.requirements
     problems.between("requirements.min_nodes", asks.min_nodes, *NODES)
     problems.between("requirements.max_execution_time_sec", asks.max_execution_time_sec, *TIME_SEC)
-    if kind is None or kind.name != CONNECT_ONLY:
+    if kind is None or kind.name not in (CONNECT_ONLY, AGENT_SESSION):
         return
-    if asks.min_nodes != 1:
+    alone = kind.name == CONNECT_ONLY
+    if alone and asks.min_nodes != 1:
         problems.add("requirements.min_nodes", "range", "must be 1 for this type of task", "1")
-    for field in ("require_gpu", "require_proof"):
+    # Nobody could ever prove what an agent has said.
+    for field in ("require_gpu", "require_proof") if alone else ("require_proof",):
         if getattr(asks, field):
             problems.add(f"requirements.{field}", "enum", "must be false for this type of task", "false")
 

@@ -7,7 +7,7 @@ secret of its kind, with the kind in the message, so that a token of one kind ne
 import hmac
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, StrEnum
 from typing import assert_never
 
@@ -15,6 +15,9 @@ from ambientd.core.fleet.records import RefreshTokenRecord
 from ambientd.core.fleet.secrets import SecretName
 
 RANDOM_BYTES = 32
+ANSWER_LOST = "its answer was lost"  # why a successor that nobody used was revoked
+# Two processes with one token, that ask within this time, are no theft.
+AT_ONCE = timedelta(seconds=60)
 
 
 class TokenKind(StrEnum):
@@ -54,16 +57,27 @@ def kind_of(token: str) -> TokenKind | None:
     return _KINDS[token[: -2 * RANDOM_BYTES]] if _TOKEN.fullmatch(token) else None
 
 
+def keyed_hash(key: bytes, message: bytes) -> hmac.HMAC:
+    """HMAC-SHA-256 of a message that may go on."""
+    return hmac.new(key, message, "sha256")
+
+
 class TokenHashes:
     """The hashes that are stored instead of tokens."""
 
     def __init__(self, keys: Mapping[SecretName, bytes]) -> None:
-        self._keys = dict(keys)
+        # Begun once: the key takes longer than the token.
+        self._begun = {
+            kind: keyed_hash(keys[name], b"ambient-token-v1\0" + kind.value.encode() + b"\0")
+            for kind, name in KEY_OF.items()
+            if name in keys
+        }
 
     def of(self, kind: TokenKind, token: str) -> bytes:
         """32 bytes. A lookup by them tells nothing about the token by its time."""
-        message = b"ambient-token-v1\0" + kind.value.encode() + b"\0" + token.encode("utf-8", "replace")
-        return hmac.digest(self._keys[KEY_OF[kind]], message, "sha256")
+        mac = self._begun[kind].copy()
+        mac.update(token.encode("utf-8", "replace"))
+        return mac.digest()
 
 
 class Refresh(Enum):
@@ -81,10 +95,13 @@ def decide_refresh(
     shown: RefreshTokenRecord | None, successor: RefreshTokenRecord | None, now: datetime
 ) -> Refresh:
     """Rotation with reuse detection that cannot lock anybody out: an answer that was lost on a bad link is no
-    theft as long as nobody has used what was in it.
+    theft as long as nobody has used what was in it. Whoever shows a token that was taken for lost had got
+    it: somebody else showed the one before.
     """
     if shown is None:
         return Refresh.UNKNOWN
+    if shown.revoked_at is not None and shown.revoked_reason == ANSWER_LOST:
+        return Refresh.REUSE if shown.revoked_at - shown.issued_at > AT_ONCE else Refresh.REVOKED
     if shown.revoked_at is not None:
         return Refresh.REVOKED
     if now >= shown.expires_at:

@@ -16,6 +16,7 @@ from ambientd.ports.errors import Rejected
 from ambientd.ports.fleet.passwords import Randomness
 from ambientd.ports.fleet.store import FleetStore, FleetTransaction
 from ambientd.wire.fleet_enums import (
+    TASK_ENDED,
     ConnectStatus,
     EgressProfile,
     NodeEventKind,
@@ -64,6 +65,8 @@ class Connect:
                 return NO_TASK
             if task.task_type != CONNECT_ONLY:
                 return Rejected("VALIDATION_ERROR", f"a {task.task_type} task has no connect session")
+            if task.status in TASK_ENDED:
+                return Rejected("VALIDATION_ERROR", f"the task has already {task.status.value}")
             if task.status is not TaskStatus.RUNNING or not task.assigned_nodes:
                 return Rejected("NO_NODE_FREE", "no node that can connect is free; the task waits for one")
             inputs: dict[str, Any] = wanted.inputs

@@ -17,6 +17,7 @@ from ambientd.ports.errors import Rejected
 from ambientd.ports.fleet.lookups import Check, DeviceLookups
 from ambientd.ports.fleet.passwords import Randomness
 from ambientd.ports.fleet.store import FleetStore, FleetTransaction
+from ambientd.wire.fleet_enums import NodeStatus
 
 JOIN_LIFETIME = timedelta(hours=24)
 JOIN_USES_MAX = 10_000
@@ -120,6 +121,7 @@ class Devices:
 
         `build` makes the registration for the owner's id. The use of the token, the node and its credential
         are one transaction. An older credential of the node is revoked: whoever enrols it anew is the node.
+        While a node reports, another key takes its place only by a token that was made for its id.
         """
         if kind_of(join_token) is not TokenKind.JOIN:
             return _NO_TOKEN
@@ -139,6 +141,9 @@ class Devices:
                 return _NO_TOKEN
             # The answer to an enrolment may have been lost: the same key may ask for it once more.
             again = _has_key(tx, node_id, join, public_key)
+            if join.node_id is None and _is_anothers(tx, node_id, join.owner_id, public_key):
+                text = f"{node_id} is online with another key; join as another id, or by a token for this one"
+                return Rejected("CONFLICT", text)
             node = tx.nodes.register(build(join.owner_id), now)
             if node is None:
                 return Rejected("CONFLICT", f"the node id {node_id} is another owner's; choose another one")
@@ -270,6 +275,15 @@ def _has_key(tx: FleetTransaction, node_id: str, join: JoinTokenRecord, public_k
         one.public_key == public_key and one.revoked_at is None and one.created_at >= join.created_at
         for one in tx.devices.credentials(node_id)
     )
+
+
+def _is_anothers(tx: FleetTransaction, node_id: str, owner_id: str, public_key: bytes) -> bool:
+    """Whether another machine of the owner reports as this node: two would drive each other out."""
+    node = tx.nodes.get(node_id, owner_id=owner_id)
+    if node is None or node.status is not NodeStatus.ONLINE or node.last_heartbeat is None:
+        return False
+    keys = {one.public_key for one in tx.devices.credentials(node_id) if one.revoked_at is None}
+    return bool(keys) and public_key not in keys
 
 
 class _GivenUpError(Exception):

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import msgspec
 
 from ambientd.core.audit import GENESIS, AuditRecord, first_bad
+from ambientd.core.fleet.pages import fill, size_of
 from ambientd.core.fleet.pushed import (
     LedgerQueryOfNode,
     NodeDeltaV,
@@ -57,6 +58,7 @@ class SessionOfNode(msgspec.Struct, frozen=True, kw_only=True):
     session: NodeSession
     usage: UsageRecord | None
     events: tuple[NodeSessionEvent, ...]
+    more: bool
 
 
 class Pushed:
@@ -119,9 +121,22 @@ class Pushed:
             lambda tx: tx.streams.all_of(reach.node_id) if find(tx, reach) else NO_NODE
         )
 
-    async def sessions(self, reach: Reach, query: LedgerQueryOfNode) -> list[NodeSession] | Rejected:
-        """One page of a node's sessions, newest start first."""
-        return await self._store.read(lambda tx: tx.ledger.page(query) if find(tx, reach) else NO_NODE)
+    async def sessions(
+        self, reach: Reach, query: LedgerQueryOfNode
+    ) -> tuple[list[NodeSession], bool] | Rejected:
+        """One page of a node's sessions, newest start first, and whether there may be more."""
+
+        def work(tx: FleetTransaction) -> tuple[list[NodeSession], bool] | Rejected:
+            if find(tx, reach) is None:
+                return NO_NODE
+
+            def fetch(last: NodeSession | None, count: int) -> list[NodeSession]:
+                after = query.after if last is None else (last.started_at, last.session_id)
+                return tx.ledger.page(msgspec.structs.replace(query, limit=count, after=after))
+
+            return fill(fetch, query.limit, size_of)
+
+        return await self._store.read(work)
 
     async def session(self, reach: Reach, session_id: str, after_event: int) -> SessionOfNode | Rejected:
         """One session of a node with a page of its events."""
@@ -132,10 +147,17 @@ class Pushed:
             session = tx.ledger.session(reach.node_id, session_id)
             if session is None:
                 return _NO_SESSION
+
+            def fetch(last: NodeSessionEvent | None, count: int) -> list[NodeSessionEvent]:
+                after = after_event if last is None else last.seq
+                return tx.ledger.events(reach.node_id, session_id, after, count)
+
+            events, more = fill(fetch, EVENTS_PAGE, lambda event: size_of(event.payload))
             return SessionOfNode(
                 session=session,
                 usage=tx.ledger.usage(reach.node_id, session_id),
-                events=tuple(tx.ledger.events(reach.node_id, session_id, after_event, EVENTS_PAGE)),
+                events=tuple(events),
+                more=more,
             )
 
         return await self._store.read(work)
@@ -153,10 +175,18 @@ class Pushed:
         )
 
     async def audit_records(self, reach: Reach, after_seq: int, limit: int) -> list[AuditRecord] | Rejected:
-        """A node's chain as it was pushed."""
-        return await self._store.read(
-            lambda tx: tx.node_audit.records(reach.node_id, after_seq, limit) if find(tx, reach) else NO_NODE
-        )
+        """A node's chain as it was pushed: as many records as an answer holds, none at its end."""
+
+        def work(tx: FleetTransaction) -> list[AuditRecord] | Rejected:
+            if find(tx, reach) is None:
+                return NO_NODE
+
+            def fetch(last: AuditRecord | None, count: int) -> list[AuditRecord]:
+                return tx.node_audit.records(reach.node_id, after_seq if last is None else last.seq, count)
+
+            return fill(fetch, limit, size_of)[0]
+
+        return await self._store.read(work)
 
 
 def _take_audit(

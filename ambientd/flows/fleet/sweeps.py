@@ -12,6 +12,7 @@ import msgspec
 from ambientd.core.fleet.away import taken_away
 from ambientd.core.fleet.liveness import LivenessTimes, changes, suspects_before
 from ambientd.core.fleet.records import AwayAssignment, Pruned, StatusChange
+from ambientd.flows.fleet.leases import LeaseDesk
 from ambientd.flows.fleet.work import WorkRules, end_session, move, offer_pending, release
 from ambientd.ports.fleet.store import FleetStore, FleetTransaction
 from ambientd.wire.fleet_enums import ConnectStatus, DetachReason
@@ -28,8 +29,11 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
     reason: str
 
 
-async def sweep_nodes(store: FleetStore, now: datetime, times: LivenessTimes) -> list[StatusChange]:
-    """Online nodes that are silent become unknown, then offline; which did."""
+async def sweep_nodes(
+    store: FleetStore, now: datetime, times: LivenessTimes, since: datetime | None = None
+) -> list[StatusChange]:
+    """Online nodes that are silent become unknown, then offline; which did. Silence before `since` does not
+    count."""
     found: list[StatusChange] = []
     after: str | None = None
     while True:
@@ -38,7 +42,7 @@ async def sweep_nodes(store: FleetStore, now: datetime, times: LivenessTimes) ->
             if not tx.try_sweep_lock("nodes"):
                 return [], None
             quiet = tx.nodes.quiet(suspects_before(now, times), STEP, after)
-            wanted = changes(quiet, now, times)
+            wanted = changes(quiet, now, times, since)
             changed = frozenset(tx.nodes.change_status(wanted))
             done = [change for change in wanted if change.node_id in changed]
             return done, quiet[-1].node_id if len(quiet) == STEP else None
@@ -49,8 +53,10 @@ async def sweep_nodes(store: FleetStore, now: datetime, times: LivenessTimes) ->
             return found
 
 
-async def sweep_work(store: FleetStore, now: datetime, rules: WorkRules) -> list[Moved]:
-    """Work of nodes that are away moves when its policy says so; what did."""
+async def sweep_work(
+    store: FleetStore, now: datetime, rules: WorkRules, since: datetime | None = None
+) -> list[Moved]:
+    """Work of nodes that are away moves when its policy says so; what did. `since` as in `sweep_nodes`."""
     found: list[Moved] = []
     after: tuple[str, str] | None = ("", "")
     while after is not None:
@@ -64,7 +70,7 @@ async def sweep_work(store: FleetStore, now: datetime, rules: WorkRules) -> list
             rows = tx.assignments.away(STEP, after)
             moved = []
             for row in rows:
-                reason = taken_away(row, now)
+                reason = taken_away(row, now, since)
                 if reason is not None and _take(tx, row, reason, now, rules):
                     moved.append(Moved(task_id=row.task_id, node_id=row.node_id, reason=reason))
             return moved, (rows[-1].task_id, rows[-1].node_id) if len(rows) == STEP else None
@@ -92,8 +98,11 @@ async def sweep_pending(store: FleetStore, now: datetime, rules: WorkRules) -> l
     return await store.write(step)
 
 
-async def sweep_sessions(store: FleetStore, now: datetime, rules: WorkRules) -> int:
-    """Ends connect sessions past their time, or whose node is gone or offline; how many.
+async def sweep_sessions(
+    store: FleetStore, now: datetime, rules: WorkRules, desk: LeaseDesk | None = None
+) -> int:
+    """Ends connect sessions past their time, or whose node is gone or offline; how many. A lease that still
+    holds is revoked by `desk`.
 
     Work of one whose node is gone is offered to other nodes by `sweep_pending`.
     """
@@ -108,6 +117,8 @@ async def sweep_sessions(store: FleetStore, now: datetime, rules: WorkRules) -> 
             status = ConnectStatus.EXPIRED if expired else ConnectStatus.ENDED
             reason = "expired" if expired else "node_away"
             end_session(tx, session.requester_id, session.session_id, status, reason, now)
+            if desk is not None and not expired:
+                desk.revoke(tx, (session,), now)
         return len(due)
 
     total, ended = 0, STEP
@@ -141,12 +152,14 @@ async def _prune(store: FleetStore, remove: Callable[[FleetTransaction, int], Pr
 
 
 async def sweep_expired(store: FleetStore, now: datetime, *, keep: timedelta) -> int:
-    """Removes tokens and signed items that expired long enough ago that nobody asks for them; how many."""
+    """Removes tokens, signed items and overrides that expired long enough ago that nobody asks for them; how
+    many."""
 
     def step(tx: FleetTransaction) -> int:
         if not tx.try_sweep_lock("expired"):
             return 0
-        return tx.tokens.remove_expired(now - keep, STEP) + tx.items.remove_expired(now - keep, STEP)
+        before = now - keep
+        return sum(rows.remove_expired(before, STEP) for rows in (tx.tokens, tx.items, tx.throttle))
 
     total, removed = 0, STEP
     while removed >= STEP:

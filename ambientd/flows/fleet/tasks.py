@@ -1,10 +1,12 @@
 """Tasks as people submit and clear them, and as nodes take, do and return them."""
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
 
+from ambientd.core.fleet.pages import fill, size_of
 from ambientd.core.fleet.records import (
     AssignmentRecord,
     DeletedTask,
@@ -13,7 +15,9 @@ from ambientd.core.fleet.records import (
     TaskRecord,
     TaskWork,
 )
+from ambientd.core.fleet.tasktypes import CONNECT_ONLY
 from ambientd.core.records import AuditEntry
+from ambientd.core.rejection import reject
 from ambientd.flows.fleet.leases import LeaseDesk
 from ambientd.flows.fleet.reach import NO_NODE, Reach, enter, find
 from ambientd.flows.fleet.work import (
@@ -28,9 +32,19 @@ from ambientd.flows.fleet.work import (
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import Rejected
 from ambientd.ports.fleet.store import FleetStore, FleetTransaction
-from ambientd.wire.fleet_enums import TASK_ENDED, DetachReason, ExecutionStatus, Verdict
+from ambientd.wire.fleet_enums import TASK_ENDED, DetachReason, ExecutionStatus, NodeStatus, Verdict
 
 NO_TASK = Rejected("NOT_FOUND", "there is no such task")
+# Of inputs and modules in one answer to a node, which reads no endless ones. What is left out comes with the
+# next answer, when what is in this one runs.
+GIVEN_MAX = 4 * 1024 * 1024
+UNPROVED = reject(
+    "VALIDATION_ERROR",
+    "the task requires a proof, and no proof is trusted here: it can fail or be deleted, not be completed",
+    ("proof_data", "unsupported", "cannot be verified here"),
+)
+# What a node may still be doing although it no longer has the task.
+_RUNS_ON = frozenset({DetachReason.MOVED, DetachReason.STOPPED})
 _ENDED = frozenset({ExecutionStatus.COMPLETED, ExecutionStatus.FAILED, ExecutionStatus.STOPPED})
 
 
@@ -96,13 +110,21 @@ class Tasks:
 
         return await self._store.read(work) or NO_TASK
 
-    async def page(self, query: TaskQuery, node: Reach | None = None) -> list[TaskRecord] | Rejected:
-        """One page of tasks, newest first; with `node` those that it has or had, whoever submitted them."""
+    async def page(
+        self, query: TaskQuery, node: Reach | None = None
+    ) -> tuple[list[TaskRecord], bool] | Rejected:
+        """One page of tasks, newest first, and whether there may be more; with `node` those that it has or
+        had, whoever submitted them."""
 
-        def work(tx: FleetTransaction) -> list[TaskRecord] | Rejected:
+        def work(tx: FleetTransaction) -> tuple[list[TaskRecord], bool] | Rejected:
             if node is not None and find(tx, node) is None:
                 return NO_NODE
-            return tx.tasks.page(query)
+
+            def fetch(last: TaskRecord | None, count: int) -> list[TaskRecord]:
+                after = query.after if last is None else (last.created_at, last.task_id)
+                return tx.tasks.page(msgspec.structs.replace(query, limit=count, after=after))
+
+            return fill(fetch, query.limit, lambda task: size_of(task.result))
 
         return await self._store.read(work)
 
@@ -149,13 +171,16 @@ class Tasks:
             node = enter(tx, reach)
             if isinstance(node, Rejected):
                 return node
+            if node.status is NodeStatus.REJECTED:
+                return Reconciled(given=(), verdicts=dict.fromkeys(running, Verdict.STOP))
             found = reconcile_node(tx, reach.node_id, running, at, self._rules)
             for task_id, session_id in running.items():
                 if found.verdicts.get(task_id) is Verdict.KEEP:
                     tx.assignments.note_execution(
                         task_id, reach.node_id, ExecutionStatus.IN_PROGRESS, at, session_id=session_id
                     )
-            return Reconciled(given=tuple(_given(tx, reach.node_id)), verdicts=found.verdicts)
+            given = _given(tx, reach.node_id, frozenset(running))
+            return Reconciled(given=tuple(given), verdicts=found.verdicts)
 
         return await self._store.write(work)
 
@@ -171,20 +196,65 @@ class Tasks:
             task, mine = tx.tasks.get(task_id), tx.assignments.get(task_id, reach.node_id)
             if task is None or mine is None:
                 return NO_TASK
-            if said.status in _ENDED and mine.execution_status is said.status:
-                return task  # its answer was lost
-            if task.status in TASK_ENDED:
-                return Rejected("CONFLICT", f"the task has already {task.status.value}")
-            if mine.disconnected_at is not None:
-                if mine.reason is not DetachReason.MOVED and mine.reason is not DetachReason.STOPPED:
-                    return Rejected("CONFLICT", "the task was taken from this node")
-                tx.assignments.reattach(task_id, reach.node_id, at)
-            self._note(tx, task_id, reach.node_id, said, at)
-            return tx.tasks.get(task_id) or NO_TASK
+            return self._take(tx, task, mine, said, at, rejected=node.status is NodeStatus.REJECTED)
 
         return await self._store.write(work)
 
-    def _note(self, tx: FleetTransaction, task_id: str, node_id: str, said: Result, at: Any) -> None:
+    async def complete(self, reach: Reach, task_id: str, result: Any) -> TaskRecord | Rejected:
+        """A node's result as its owner hands it in by the task's id; again, it changes nothing.
+
+        What a stranger asks for is not there: only the task's creator hears that their task has other nodes.
+        """
+        at = self._clock.now()
+        said = Result(status=ExecutionStatus.COMPLETED, result=result)
+
+        def work(tx: FleetTransaction) -> TaskRecord | Rejected:
+            tx.assignments.lock()
+            node = enter(tx, reach)
+            if isinstance(node, Rejected):
+                return node
+            task, mine = tx.tasks.get(task_id), tx.assignments.get(task_id, reach.node_id)
+            if task is None or (mine is None and task.creator_id != reach.owner_id):
+                return NO_TASK
+            if task.task_type == CONNECT_ONLY:
+                return _unfit("task_id", f"a {CONNECT_ONLY} task ends with its session and has no result")
+            if mine is None:
+                return _unfit("node_id", "the task is not assigned to this node")
+            found = self._take(tx, task, mine, said, at, rejected=node.status is NodeStatus.REJECTED)
+            if isinstance(found, Rejected) and found.code == "CONFLICT":
+                return _unfit("task_id", found.message)
+            return found
+
+        return await self._store.write(work)
+
+    def _take(
+        self,
+        tx: FleetTransaction,
+        task: TaskRecord,
+        mine: AssignmentRecord,
+        said: Result,
+        at: datetime,
+        *,
+        rejected: bool,
+    ) -> TaskRecord | Rejected:
+        """Writes what a node says of its part, if it may still say so."""
+        task_id, node_id = task.task_id, mine.node_id
+        if said.status in _ENDED and mine.execution_status is said.status:
+            return task  # its answer was lost
+        if task.status in TASK_ENDED:
+            return Rejected("CONFLICT", f"the task has already {task.status.value}")
+        if rejected:
+            return Rejected("CONFLICT", "its owner has rejected this node")
+        if mine.disconnected_at is not None and mine.reason not in _RUNS_ON:
+            return Rejected("CONFLICT", "the task was taken from this node")
+        if said.status is ExecutionStatus.COMPLETED and task.requirements.require_proof:
+            return UNPROVED
+        if mine.disconnected_at is not None:
+            tx.assignments.reattach(task_id, node_id, at)
+        self._note(tx, task_id, node_id, said, at)
+        return tx.tasks.get(task_id) or NO_TASK
+
+    def _note(self, tx: FleetTransaction, task_id: str, node_id: str, said: Result, at: datetime) -> None:
         tx.assignments.note_execution(task_id, node_id, said.status, at, session_id=said.session_id)
         match said.status:
             case ExecutionStatus.STOPPED:  # by its own rule: another node may do it
@@ -197,10 +267,25 @@ class Tasks:
                 pass
 
 
-def _given(tx: FleetTransaction, node_id: str) -> list[Given]:
-    found = []
-    for assignment in tx.assignments.of_node(node_id):
+def _unfit(field: str, message: str) -> Rejected:
+    return reject("VALIDATION_ERROR", message, (field, "state", message))
+
+
+def _given(tx: FleetTransaction, node_id: str, running: frozenset[str] = frozenset()) -> list[Given]:
+    """As much as one answer may hold, oldest first, at least one; what runs has its inputs and comes last."""
+    found: list[Given] = []
+    room = GIVEN_MAX
+    for assignment in sorted(tx.assignments.of_node(node_id), key=lambda one: _runs(one, running)):
+        if assignment.task_status in TASK_ENDED:
+            continue
+        room -= tx.tasks.work_size(assignment.task_id)
+        if found and room < 0:
+            break
         work = tx.tasks.work(assignment.task_id)
-        if work is not None and assignment.task_status not in TASK_ENDED:
+        if work is not None:
             found.append(Given(assignment=assignment, work=work))
     return found
+
+
+def _runs(one: AssignmentRecord, running: frozenset[str]) -> bool:
+    return one.task_id in running or one.execution_status is ExecutionStatus.IN_PROGRESS

@@ -51,6 +51,7 @@ from ambientd.ports.fleet.pushed import (
     NodeLedgerRepository,
     StreamRepository,
 )
+from ambientd.ports.fleet.throttle import ThrottleRepository
 from ambientd.wire.fleet_enums import ConnectStatus, DetachReason, ExecutionStatus, NodeType, Role, TaskStatus
 
 T = TypeVar("T")
@@ -149,8 +150,8 @@ class DeviceRepository(Protocol):
         """False when the owner has no such token that is still good."""
 
     def add(self, credential: DeviceCredential) -> None:
-        """Adds a credential. With a key that no credential of the node had yet, the node's streams begin anew
-        (a new incarnation)."""
+        """Adds a credential. With another key than the node had until now, its streams begin anew (a new
+        incarnation)."""
 
     def device(self, token_hash: bytes) -> Device | None:
         """A credential with its node, also when it is revoked."""
@@ -231,6 +232,9 @@ class TaskRepository(Protocol):
 
     def work(self, task_id: str) -> TaskWork | None:
         """Inputs and module of a task."""
+
+    def work_size(self, task_id: str) -> int:
+        """About how long they are, in characters; 0 when the task is gone."""
 
     def pending(self, limit: int, *, task_types: Sequence[str] | None = None) -> list[TaskRecord]:
         """Tasks that nodes are missing for, oldest first."""
@@ -376,6 +380,8 @@ class FleetTransaction(Protocol):
     def node_audit(self) -> NodeAuditRepository: ...
     @property
     def audit(self) -> ControlAuditRepository: ...
+    @property
+    def throttle(self) -> ThrottleRepository: ...
 
     def try_sweep_lock(self, name: str) -> bool:
         """Whether this transaction alone may do a sweep, until its end. With one process always True."""

@@ -8,9 +8,9 @@ import trio
 
 from ambientd.core.canonical import UNREADABLE
 from ambientd.core.controlreply import number_in, read_reply
-from ambientd.core.fleet.signing import request_bytes
 from ambientd.core.membership import Membership
 from ambientd.core.outbox import Meaning, Reply, meaning_of
+from ambientd.flows.controlcheck import signed_headers
 from ambientd.ports.autonomy import NodeIdentity
 from ambientd.ports.controlplane import ControlAnswer, ControlTransport
 from ambientd.ports.errors import UnavailableError
@@ -23,14 +23,10 @@ RESERVED = 1_000
 # Numbers that another copy of this node, or an older state of it, has used are skipped; more than once in
 # one request somebody else counts at the same time.
 REPLAYS_MAX = 3
-_CONFLICT = 409
 
 
 class DeviceLink:
-    """Implements `ports.controlplane.ControlCalls` for one membership.
-
-    `answered` is told whenever the control plane has known this node.
-    """
+    """Implements `ports.controlplane.ControlCalls` for one membership."""
 
     def __init__(
         self,
@@ -40,14 +36,12 @@ class DeviceLink:
         identity: NodeIdentity,
         store: Store,
         timeout: Callable[[], float],
-        answered: Callable[[], None],
     ) -> None:
         self.membership = membership
         self._transport = transport
         self._identity = identity
         self._store = store
         self._timeout = timeout
-        self._answered = answered
         self._used = -1
         self._reserved = 0
         self._lock = trio.Lock()
@@ -114,18 +108,8 @@ class DeviceLink:
 
     async def _send(self, method: str, target: str, body: bytes, number: int) -> ControlAnswer:
         membership = self.membership
-        signed = request_bytes(
-            node_id=membership.node_id, sequence=number, method=method, target=target, body=body
-        )
-        headers = {
-            "Authorization": f"Bearer {membership.device_token}",
-            "X-Ambient-Sequence": str(number),
-            "X-Ambient-Signature": self._identity.sign(signed).hex(),
-        }
-        found = await self._transport.send(method, target, headers, body, seconds=self._timeout())
-        if found.status < 300 or found.status == _CONFLICT:
-            self._answered()
-        return found
+        headers = signed_headers(membership, self._identity, method, target, body=body, number=number)
+        return await self._transport.send(method, target, headers, body, seconds=self._timeout())
 
     @staticmethod
     def _decoded(found: ControlAnswer, answer: type[T]) -> T | Reply:

@@ -2,6 +2,7 @@
 down; owns time and tries, owns no decision."""
 
 from collections.abc import Awaitable, Callable, Mapping
+from datetime import datetime
 
 import msgspec
 import trio
@@ -53,6 +54,8 @@ SMALLEST = 10
 # Steps of one stream in a row that moved nothing, before it waits for the next round.
 IDLE_STEPS_MAX = 40
 FORGET_EVERY_SEC = 86_400.0
+# A round sends no longer than this before it asks what comes down: a busy node always has more to tell.
+ROUND_SEC = 10.0
 
 
 class PushSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +74,7 @@ class PushParts(msgspec.Struct, frozen=True, kw_only=True):
     clock: Clock
     file: MembershipFile
     links: ConnectivityView
-    build_link: Callable[[Membership, Callable[[], None]], DeviceLink]
+    build_link: Callable[[Membership], DeviceLink]
     build_work: Callable[[Pushing], Work]
     policies: PolicyCache
     look_at_time: Callable[[], Trusted]
@@ -84,13 +87,14 @@ class PushParts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class RoundResult(msgspec.Struct, kw_only=True):
-    """What one round did, by stream; `reason` is why it ended early."""
+    """What one round did, by stream; `reason` is why it ended early. `more` waits to be sent at once."""
 
     sent: dict[OutboxStream, int] = msgspec.field(default_factory=dict)
     policies: pulls.Pulled | None = None
     leases: pulls.Pulled | None = None
     started: int = 0
     reason: str | None = None
+    more: bool = False
 
 
 class _StopError(Exception):
@@ -99,6 +103,10 @@ class _StopError(Exception):
     def __init__(self, step: Step) -> None:
         super().__init__(step.text)
         self.step = step
+
+
+def _dropped(depth: Depth) -> int:
+    return sum(stream.dropped for stream in depth.streams)
 
 
 class PushService:
@@ -137,6 +145,8 @@ class PushService:
         self._rejected = False
         self._open_there: frozenset[str] = frozenset()
         self._blocked: dict[OutboxStream, str] = {}
+        self._pushed_at: datetime | None = None
+        self._dropped_before: int | None = None
 
     # --- from outside
 
@@ -179,6 +189,16 @@ class PushService:
         return self._blocked
 
     @property
+    def pushed_at(self) -> datetime | None:
+        """When everything that was due was told last; None if this process has not told anything yet."""
+        return self._pushed_at
+
+    @property
+    def dropped(self) -> int:
+        """How many records found no room since everything was told last."""
+        return _dropped(self._depth) - (self._dropped_before or 0)
+
+    @property
     def rejected(self) -> bool:
         """The owner has rejected this node."""
         return self._rejected
@@ -201,9 +221,13 @@ class PushService:
         self._refused, self._back_at = None, 0.0
         self._reconciled = False
         self._pull_at = 0.0
+        result = RoundResult()
         async with self._round_lock:
             await self._sample()
-            return await self._round()
+            await self._round(result)
+        if result.more:
+            result.reason = f"there is more than could be sent in {ROUND_SEC:g} seconds; it goes on"
+        return result
 
     async def count(self) -> Depth:
         """Counts what waits now. Raises as `Store.read` does."""
@@ -212,7 +236,11 @@ class PushService:
             msgspec.structs.replace(one, waiting=self._really(one), acknowledged=self._acknowledged(one))
             for one in found.streams
         )
-        self._depth = msgspec.structs.replace(found, streams=streams)
+        before, self._depth = self.dropped, msgspec.structs.replace(found, streams=streams)
+        if self._dropped_before is None:  # a restart: what was dropped before counts while something waits
+            self._dropped_before = 0 if self._depth.waiting else _dropped(self._depth)
+        elif self.dropped and not before:
+            self._parts.log.warning("outbox.dropped", records=self.dropped)
         return self._depth
 
     # --- the loop
@@ -243,9 +271,10 @@ class PushService:
             sampled = now >= self._beat_at
             if sampled:
                 await self._sample()
+                await self._end_again()
             await self._end_overdue()
             if self._may_send() and now >= self._next_round():
-                await self._round()
+                await self._round(RoundResult())
             elif sampled:
                 await self.count()
 
@@ -279,8 +308,13 @@ class PushService:
             self._depth = Depth()
             self._parts.changed()
             return
+        link = self._parts.build_link(membership)
+        pushing = Pushing(store=self._parts.store, calls=link, clock=self._parts.clock, base=link.base)
+        work = self._parts.build_work(pushing)
         state = await self._parts.store.read(lambda tx: tx.outbox.state())
         if not state.joined or state.membership != membership.registration:
+            if state.membership != membership.registration:
+                await work_flow.give_up(work)
             await self._parts.store.write(lambda tx: tx.outbox.join(membership.registration))
             state = await self._parts.store.read(lambda tx: tx.outbox.state())
         self._reset()
@@ -289,11 +323,7 @@ class PushService:
         # A fleet that was started at one moment does not report at one moment.
         self._beat_at = now if known is None else now + self._parts.jitter()
         self._contact = self._contact_kept = state.contact or self._contact_of(membership)
-        self._link = self._parts.build_link(membership, self._answered)
-        self._pushing = Pushing(
-            store=self._parts.store, calls=self._link, clock=self._parts.clock, base=self._link.base
-        )
-        self._work = self._parts.build_work(self._pushing)
+        self._link, self._pushing, self._work = link, pushing, work
         await self._read_held()
         self._parts.changed()
 
@@ -341,10 +371,13 @@ class PushService:
         self._beat_at = beat_due(now, parts.settings().interval, parts.jitter())
         self._send_at = min(self._send_at, now)
 
-    def _answered(self) -> None:
-        """The control plane has answered, whatever it said."""
-        time = self._parts.look_at_time()
-        self._contact = Contact(at_ms=time.now_ms, boot_id=time.boot_id, boot_ms=time.boot_ms)
+    def _seen(self, sent: Trusted) -> None:
+        """The control plane has taken a report that was sent then.
+
+        Nothing else counts: from its last report it counts when this node has surely ended what must not
+        run twice. Whoever reads, or is refused, has not been seen there.
+        """
+        self._contact = Contact(at_ms=sent.now_ms, boot_id=sent.boot_id, boot_ms=sent.boot_ms)
 
     def _away(self) -> int:
         return away_ms(self._contact, self._parts.look_at_time())
@@ -356,11 +389,25 @@ class PushService:
         self._parts.log.warning("assignments.stopped_away", tasks=count)
         await self._read_held()
 
+    async def _end_again(self) -> None:
+        """What was to be ended and still runs: this program was, or whoever runs it is, away."""
+        if self._work is not None and any(one.stop_cause is not None for one in self._held):
+            await work_flow.settle(self._work)
+            await work_flow.stop_again(self._work)
+            await self._read_held()
+
+    async def end_alone(self) -> None:
+        """This node is about to leave: ends what must not go on without its control plane. Raises as `Store`
+        does."""
+        async with self._round_lock:
+            if self._work is not None:
+                await work_flow.stop_alone(self._work)
+                await self._read_held()
+
     # --- a round
 
-    async def _round(self) -> RoundResult:
+    async def _round(self, result: RoundResult) -> None:
         """Everything that is due, in its order; never raises for what the control plane does."""
-        result = RoundResult()
         self._blocked = {}
         try:
             await self._speak(result)
@@ -375,10 +422,9 @@ class PushService:
             self._back_off(str(error), None)
             self._parts.probe_soon()
         else:
-            self._went_well()
+            self._went_well(more=result.more)
         await self.count()
         self._parts.changed()
-        return result
 
     async def _speak(self, result: RoundResult) -> None:
         pushing, work = self._pushing, self._work
@@ -422,11 +468,13 @@ class PushService:
         report = await self._parts.store.read(lambda tx: tx.outbox.newest_report())
         if report is None or report.seq in self._done:
             return
+        sent = self._parts.look_at_time()
         answer = await push.send_report(self._pushing, report)
         if isinstance(answer, Step):
             if answer.meaning in (Meaning.REFUSED, Meaning.TOO_LARGE):
                 return  # it was taken out, and counted
             raise _StopError(answer)
+        self._seen(sent)
         if answer.known_report_seq is not None:
             self._note_lost(await push.note_put_back(self._pushing, answer.known_report_seq))
         self._done.add(report.seq)
@@ -449,13 +497,14 @@ class PushService:
 
     async def _reconcile(self, work: Work) -> Step:
         step = self._need(await work_flow.reconcile(work, self._open_there))
-        self._reconciled = True
+        self._reconciled = not step.again
         await self._read_held()
         return step
 
     async def _drain(self, result: RoundResult) -> None:
         held_up: set[OutboxStream] = set()
         idle: dict[OutboxStream, int] = {}
+        until = trio.current_time() + ROUND_SEC
         while True:
             if self._work is not None and await work_flow.settle(self._work):
                 await self._read_held()
@@ -465,6 +514,9 @@ class PushService:
             waiting[OutboxStream.RESULTS] = sum(work_flow.is_untold(one) for one in self._held)
             stream = next_stream(waiting, frozenset(held_up))
             if stream is None:
+                return
+            if trio.current_time() >= until:
+                result.more = True
                 return
             step = await self._step(stream)
             result.sent[stream] = result.sent.get(stream, 0) + step.moved
@@ -504,7 +556,11 @@ class PushService:
             case OutboxStream.DELTA_V:
                 return await push.send_delta_v(pushing)
             case OutboxStream.REPORTS:
-                return await push.send_old_reports(pushing, frozenset(self._done))
+                sent = self._parts.look_at_time()
+                step = await push.send_old_reports(pushing, frozenset(self._done))
+                if step.meaning is Meaning.DONE and step.moved:
+                    self._seen(sent)
+                return step
 
     def _goes_on(self, stream: OutboxStream, step: Step) -> bool:
         """Whether the stream may send more in this round. Raises _StopError when nothing may."""
@@ -542,14 +598,20 @@ class PushService:
 
     # --- what follows from a round
 
-    def _went_well(self) -> None:
+    def _went_well(self, *, more: bool) -> None:
         if self._trouble is not None or self._refused is not None:
             self._parts.log.info("control_plane.pushing")
         self._failures, self._trouble, self._refused = 0, None, None
-        self._send_at = float("inf") if self._aligned else trio.current_time() + GATHER_SEC
+        self._pushed_at, self._dropped_before = self._parts.clock.now(), _dropped(self._depth)
+        self._send_at = float("inf")
+        if more:
+            self._send_at = trio.current_time()
+        elif not self._aligned:
+            self._send_at = trio.current_time() + GATHER_SEC
         if any(one.state is AssignmentState.STARTING for one in self._held) or not self._reconciled:
             # Work that could not be begun yet, or that this round has heard of.
-            self._send_at = trio.current_time() + (GATHER_SEC if not self._reconciled else MINUTE_SEC)
+            again = trio.current_time() + (GATHER_SEC if not self._reconciled else MINUTE_SEC)
+            self._send_at = min(self._send_at, again)
             self._reconciled = False
 
     def _give_up(self, step: Step) -> None:

@@ -31,8 +31,12 @@ _DEVICES = (
     + ", n.owner_id, n.status, n.deleted_at FROM device_credentials AS c"
     " JOIN nodes AS n ON n.node_id = c.node_id WHERE c.token_hash"
 )
-_KNOWS_KEY = "SELECT 1 FROM device_credentials WHERE node_id = ? AND public_key = ? LIMIT 1"
-_KNOWS_ANY = "SELECT 1 FROM device_credentials WHERE node_id = ? LIMIT 1"
+# The keys that count, or the one that counted last. A key of before was another node's for a while.
+_KEYS = "SELECT public_key FROM device_credentials WHERE node_id = ? AND revoked_at IS NULL"
+_LAST_KEY = (
+    "SELECT public_key FROM device_credentials WHERE node_id = ? ORDER BY revoked_at DESC, created_at DESC"
+    " LIMIT 1"
+)
 _BEGIN_ANEW = (
     "UPDATE nodes SET incarnation = incarnation + 1, report_seq = 0, audit_head_seq = NULL,"
     " audit_head_hash = NULL WHERE node_id = ?"
@@ -87,12 +91,12 @@ class Devices:
         return self._sql.run(_REVOKE_JOIN, (ms(at), token_id, owner_id)) == 1
 
     def add(self, credential: DeviceCredential) -> None:
-        """Adds a credential. With a key that no credential of the node had yet, the node's streams begin anew
-        (a new incarnation)."""
+        """Adds a credential. With another key than the node had until now, its streams begin anew (a new
+        incarnation)."""
         node_id = credential.node_id
         self._sql.locked("SELECT node_id FROM nodes WHERE node_id = ?", (node_id,))
-        known = self._sql.rows(_KNOWS_KEY, (node_id, credential.public_key))
-        if not known and self._sql.rows(_KNOWS_ANY, (node_id,)):
+        keys = self._sql.rows(_KEYS, (node_id,)) or self._sql.rows(_LAST_KEY, (node_id,))
+        if keys and all(bytes(row[0]) != credential.public_key for row in keys):
             self._sql.run(_BEGIN_ANEW, (node_id,))
         row = (
             credential.credential_id,

@@ -35,8 +35,13 @@ _NEWER = (
     "{0} = CASE WHEN batch.seq IS NULL OR batch.seq >= nodes.report_seq"
     " THEN coalesce(batch.{0}, nodes.{0}) ELSE nodes.{0} END"
 )
-# Clocks of two control-plane processes may differ: nobody was seen earlier than before.
-_LATER = "{0} = CASE WHEN nodes.{0} > batch.at THEN nodes.{0} ELSE batch.at END"
+# Clocks of two control-plane processes may differ: nobody was seen earlier than before. What is later by more
+# was written by a clock that was wrong; a node would count as seen until then.
+_SKEW_MS = 300_000
+_LATER = (
+    "{0} = CASE WHEN nodes.{0} > batch.at"
+    f" AND nodes.{{0}} <= batch.at + {_SKEW_MS} THEN nodes.{{0}} ELSE batch.at END"
+)
 _SAID = ("health_score", "state", "delta_v", "audit_head_seq", "audit_head_hash", "report_interval_ms")
 _UPDATE = Bulk(
     (

@@ -22,10 +22,10 @@ _NUL_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 class Bulk(NamedTuple):
     """A statement over many rows of values, which it finds in a table `batch` with these columns.
 
-    On PostgreSQL it runs once for all rows. On SQLite it runs once for each, prepared once, with the row's
-    values in place of `batch.<column>`; so `batch` must stand first behind FROM, alone or before a comma, all
-    its columns must be named with it, and a row must not meet another one. `lock` names the table (as the
-    statement does) whose rows are locked until the end of the transaction.
+    On PostgreSQL it runs once for all rows, on SQLite once for some of them at a time; so a row must not meet
+    another one. `batch` must stand first behind FROM, alone or before a comma, and all its columns must be
+    named with it. `lock` names the table (as the statement does) whose rows are locked until the end of the
+    transaction.
     """
 
     columns: tuple[tuple[str, str], ...]  # name and PostgreSQL's type

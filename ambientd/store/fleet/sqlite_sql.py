@@ -1,6 +1,5 @@
 """`Sql` on SQLite. There is one writer, so nothing needs a lock."""
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
@@ -10,17 +9,30 @@ import apsw
 
 from ambientd.store.fleet.sql import Attempt, Bulk, Row, check_text
 
-_OF_BATCH = re.compile(r"\bbatch\.([a-z_0-9]+)")
+# So many rows of values a statement: few texts, each prepared once and small enough to be kept so. One row at
+# a time the interpreter's lock is given up and asked for at every step, beside a busy event loop the longest
+# part of a commit.
+CHUNKS = (64, 16, 4, 1)
 # A failing disk or a lost transaction is no matter of the statement: it must reach the writer.
 _OF_THE_STATEMENT = (apsw.ConstraintError, apsw.SQLError, apsw.MismatchError, apsw.TooBigError)
 
 
 @lru_cache(maxsize=128)
-def _for_one_row(statement: Bulk) -> tuple[str, tuple[int, ...]]:
-    """The statement with a row's values in place of the table of all rows, and where text is among them."""
-    place = {name: number for number, (name, _) in enumerate(statement.columns, 1)}
-    sql = statement.sql.replace(" FROM batch, ", " FROM ").replace(" FROM batch WHERE ", " WHERE ")
-    return _OF_BATCH.sub(lambda found: f"?{place[found[1]]}", sql), statement.texts
+def _over_rows(statement: Bulk, count: int) -> str:
+    names = ", ".join(name for name, _ in statement.columns)
+    row = f"({', '.join('?' * len(statement.columns))})"
+    # CROSS: the batch is gone through, and everything else is looked up for its rows.
+    sql = statement.sql.replace(" FROM batch, ", " FROM batch CROSS JOIN ")
+    return f"WITH batch ({names}) AS (VALUES {', '.join([row] * count)}) {sql}"
+
+
+def _chunks(rows: Sequence[Sequence[Any]]) -> Iterator[Sequence[Sequence[Any]]]:
+    """The rows in order, as few at once as there are texts for."""
+    first = 0
+    for size in CHUNKS:
+        while len(rows) - first >= size:
+            yield rows[first : first + size]
+            first += size
 
 
 class SqliteSql:
@@ -51,13 +63,16 @@ class SqliteSql:
 
     def bulk(self, statement: Bulk, rows: Sequence[Sequence[Any]]) -> list[Row]:
         """See Sql."""
-        sql, texts = _for_one_row(statement)
-        for place in texts:
+        for place in statement.texts:
             check_text([row[place] for row in rows])
+        found: list[Row] = []
         try:
-            return self._connection.executemany(sql, rows).fetchall()
+            for chunk in _chunks(rows):
+                values = [value for row in chunk for value in row]
+                found += self._connection.execute(_over_rows(statement, len(chunk)), values)
         except OverflowError as error:
             raise ValueError(str(error)) from None
+        return found
 
     def serialize(self, name: str) -> None:
         """See Sql."""

@@ -46,6 +46,9 @@ _FINISH = (
 _HOLDERS = (
     "SELECT node_id, disconnected_at FROM task_assignments WHERE task_id = ? ORDER BY assigned_at, node_id"
 )
+_WORK_SIZE = (
+    "SELECT length(CAST(inputs AS TEXT)) + coalesce(length(wasm_module), 0) FROM tasks WHERE task_id = ?"
+)
 _STATS = (
     "SELECT count(*), coalesce(sum(CASE WHEN status = 'completed' THEN 1 ELSE 0 END), 0),"
     " coalesce(sum(CASE WHEN status = 'failed' THEN 1 ELSE 0 END), 0) FROM tasks"
@@ -112,6 +115,11 @@ class Tasks:
         """Inputs and module of a task."""
         row = one(self._sql.rows("SELECT inputs, wasm_module FROM tasks WHERE task_id = ?", (task_id,)))
         return None if row is None else TaskWork(inputs=json_value(row[0]), wasm_module=row[1])
+
+    def work_size(self, task_id: str) -> int:
+        """About how long inputs and module of a task are, in characters; 0 when it is gone."""
+        row = one(self._sql.rows(_WORK_SIZE, (task_id,)))
+        return 0 if row is None else int(row[0])
 
     def pending(self, limit: int, *, task_types: Sequence[str] | None = None) -> list[TaskRecord]:
         """Tasks that nodes are missing for, oldest first."""

@@ -16,6 +16,7 @@ from ambientd.store.fleet.sql import Sql
 from ambientd.store.fleet.sqlite_sql import SqliteSql
 from ambientd.store.fleet.streams import Streams
 from ambientd.store.fleet.tasks import Tasks
+from ambientd.store.fleet.throttle import Throttles
 from ambientd.store.fleet.tokens import Tokens
 from ambientd.store.fleet.users import Users
 from ambientd.store.kind import DatabaseKind
@@ -39,6 +40,7 @@ class FleetUnit:
         self.ledger = NodeLedger(sql)
         self.node_audit = NodeAudits(sql)
         self.audit = ControlAudit(sql)
+        self.throttle = Throttles(sql)
         self._sql = sql
 
     def try_sweep_lock(self, name: str) -> bool:

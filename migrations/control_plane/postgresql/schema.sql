@@ -458,6 +458,30 @@ CREATE INDEX tasks_newest ON tasks USING btree (created_at, task_id);
 
 CREATE INDEX tasks_pending ON tasks USING btree (created_at, task_id) WHERE (status = 'pending'::text);
 
+CREATE TABLE throttle_overrides (
+    override_id text COLLATE "C" NOT NULL,
+    tier text NOT NULL,
+    network text COLLATE "C",
+    user_id text COLLATE "C",
+    rpm integer NOT NULL,
+    burst integer NOT NULL,
+    reason text,
+    created_by text NOT NULL,
+    created_at bigint NOT NULL,
+    expires_at bigint NOT NULL,
+    CONSTRAINT throttle_overrides_burst_check CHECK ((burst >= 1)),
+    CONSTRAINT throttle_overrides_check CHECK (((network IS NULL) <> (user_id IS NULL))),
+    CONSTRAINT throttle_overrides_override_id_check CHECK ((override_id <> ''::text)),
+    CONSTRAINT throttle_overrides_rpm_check CHECK ((rpm >= 1)),
+    CONSTRAINT throttle_overrides_tier_check CHECK ((tier = ANY (ARRAY['auth'::text, 'node'::text, 'task'::text, 'proof'::text, 'general'::text, 'device'::text]))),
+    CONSTRAINT throttle_overrides_user_id_fkey FOREIGN KEY (user_id) REFERENCES users(user_id) ON DELETE CASCADE,
+    CONSTRAINT throttle_overrides_pkey PRIMARY KEY (override_id)
+);
+
+CREATE UNIQUE INDEX throttle_overrides_of_network ON throttle_overrides USING btree (network, tier);
+
+CREATE UNIQUE INDEX throttle_overrides_of_user ON throttle_overrides USING btree (user_id, tier);
+
 CREATE TABLE users (
     user_id text COLLATE "C" NOT NULL,
     username text COLLATE "C" NOT NULL,

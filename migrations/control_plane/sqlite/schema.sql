@@ -312,6 +312,20 @@ CREATE TABLE tasks (
     CHECK ((status IN ('completed', 'failed')) = (completed_at IS NOT NULL))
 ) STRICT;
 
+CREATE TABLE throttle_overrides (
+    override_id TEXT NOT NULL PRIMARY KEY CHECK (override_id <> ''),
+    tier TEXT NOT NULL CHECK (tier IN ('auth', 'node', 'task', 'proof', 'general', 'device')),
+    network TEXT,
+    user_id TEXT REFERENCES users (user_id) ON DELETE CASCADE,
+    rpm INTEGER NOT NULL CHECK (rpm >= 1),
+    burst INTEGER NOT NULL CHECK (burst >= 1),
+    reason TEXT,
+    created_by TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    expires_at INTEGER NOT NULL,
+    CHECK ((network IS NULL) <> (user_id IS NULL))
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE users (
     user_id TEXT NOT NULL PRIMARY KEY CHECK (user_id <> ''),
     username TEXT NOT NULL UNIQUE CHECK (username <> ''),
@@ -378,6 +392,10 @@ CREATE INDEX tasks_moving ON tasks (task_id) WHERE away_policy <> 'wait' AND sta
 CREATE INDEX tasks_newest ON tasks (created_at, task_id);
 
 CREATE INDEX tasks_pending ON tasks (created_at, task_id) WHERE status = 'pending';
+
+CREATE UNIQUE INDEX throttle_overrides_of_network ON throttle_overrides (network, tier);
+
+CREATE UNIQUE INDEX throttle_overrides_of_user ON throttle_overrides (user_id, tier);
 
 CREATE TRIGGER control_audit_keeps BEFORE DELETE ON control_audit
 BEGIN

@@ -83,7 +83,12 @@ class Person:
     async def join(self, node_id: str, seed: bytes | None = None, **fields: Any) -> "Joined":
         """Enrols a node of this account by a join token."""
         seed = seed or node_id.encode().ljust(32, b"\1")[:32]
-        token = (await self.post("/join-tokens", {}, status=201))["join_token"]
+        found = json_of(await self.enrol(node_id, seed, **fields), 201)
+        return Joined(self.api, node_id, seed, found["device_token"], found)
+
+    async def enrol(self, node_id: str, seed: bytes, token_for: str | None = None, **fields: Any) -> Response:
+        """The same, whatever comes of it; `token_for`: by a token that is good for just this id."""
+        token = (await self.post("/join-tokens", {"node_id": token_for}, status=201))["join_token"]
         key = public_of(seed)
         proof = sign(seed, enrol_bytes(node_id=node_id, public_key=key, join_token=token))
         body = {
@@ -94,8 +99,7 @@ class Person:
             **REGISTRATION,
             **fields,
         }
-        found = json_of(await self.api.ask("POST", "/nodes/enrol", body), 201)
-        return Joined(self.api, node_id, seed, found["device_token"], found)
+        return await self.api.ask("POST", "/nodes/enrol", body)
 
 
 class Joined:
@@ -198,9 +202,16 @@ class FleetApi:
         return Person(self, user.user_id, await self.plane.store.write(work))
 
     def later(self, seconds: float) -> None:
-        """Time passes."""
+        """Time passes, and somebody listens all the time."""
         self.clock.at += timedelta(seconds=seconds)
         self.clock.seconds += seconds
+        self.listen()
+
+    def listen(self) -> None:
+        """As a sweep that found nothing."""
+        now, monotonic = self.clock.now(), self.clock.monotonic()
+        self.plane.hearing.looked(now, monotonic)
+        self.plane.hearing.since(now, monotonic)
 
     async def sweep(self) -> None:
         """Every sweep once."""
@@ -212,7 +223,7 @@ class FleetApi:
 
 
 def config_of(**server: Any) -> Any:
-    tiers = ("auth", "node", "task", "general", "device")
+    tiers = ("auth", "node", "task", "proof", "general", "device")
     limits: dict[str, object] = {f"{tier}_{word}": MANY for tier in tiers for word in ("rpm", "burst")}
     # Access tokens live as long as the tests' clock jumps.
     parsed = parse([Layer("tests", {"server": {**limits, "access_lifetime": "1d", **server}})])
@@ -221,7 +232,8 @@ def config_of(**server: Any) -> Any:
 
 
 @contextmanager
-def _socket() -> Iterator[socket.socket]:
+def plane_socket() -> Iterator[socket.socket]:
+    """One that is never listened on."""
     sock = socket.socket()
     with sock:
         yield sock
@@ -249,11 +261,14 @@ def plane_of(
 
 @asynccontextmanager
 async def api_over(
-    place: Place, *, clock: StillClock | None = None, **server: Any
+    place: Place, *, clock: StillClock | None = None, at_sec: float = 0.0, **server: Any
 ) -> AsyncIterator[FleetApi]:
-    """A running control plane, but for its listener and the timers of its sweeps."""
+    """A running control plane, but for its listener and the timers of its sweeps. `at_sec`: started so much
+    later."""
     clock, log = clock or StillClock(), ListLog()
-    with _socket() as sock:
+    clock.at += timedelta(seconds=at_sec)
+    clock.seconds += at_sec
+    with plane_socket() as sock:
         plane = plane_of(place, sock, clock, log, **server)
         async with trio.open_nursery() as nursery:
             await nursery.start(plane.store.run)
@@ -261,7 +276,9 @@ async def api_over(
             assert plane.store.reason is None, plane.store.reason
             nursery.start_soon(plane.reports.run)
             nursery.start_soon(plane.lookups.run)
-            yield FleetApi(plane, clock, log, place)
+            api = FleetApi(plane, clock, log, place)
+            api.listen()
+            yield api
             await plane.store.close()
             nursery.cancel_scope.cancel()
 

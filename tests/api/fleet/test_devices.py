@@ -165,6 +165,26 @@ def test_the_owner_revokes_and_the_node_must_join_again(place: Place) -> None:
     on(place, body)
 
 
+def test_two_machines_of_one_name_do_not_drive_each_other_out(place: Place) -> None:
+    async def body(api: FleetApi) -> None:
+        ann = await api.person("ann")
+        edge, other = await ann.join("edge-1"), bytes([9]) * 32
+        await edge.beat()
+        taken = await ann.enrol("edge-1", other)
+        assert (taken.status, json_of(taken, 409)["error"]["code"]) == (409, "CONFLICT")
+        await edge.beat()
+        await (await ann.join("edge-1")).beat()  # the same machine again
+        named = await ann.enrol("edge-1", other, token_for="edge-1")  # by a token for just this id
+        assert named.status == 201
+        quiet = await ann.join("edge-2")
+        await quiet.beat()
+        api.later(200)
+        await api.sweep()
+        assert (await ann.enrol("edge-2", other)).status == 201  # nobody reports under it
+
+    on(place, body)
+
+
 def test_join_tokens_are_bounded_listed_and_revoked(sqlite: SqlitePlace) -> None:
     async def body(api: FleetApi) -> None:
         ann, bob = await api.person("ann"), await api.person("bob")

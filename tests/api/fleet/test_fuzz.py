@@ -10,3 +10,4 @@ async def test_two_thousand_requests_from_the_description_do_no_harm(place: Plac
     outcomes = await fuzz(place, COUNT, 11, lambda _line: None)
     for status in ("200", "201", "400", "401", "403", "404", "409"):
         assert outcomes[status] > 5, outcomes
+    assert outcomes["501"] > 0, outcomes

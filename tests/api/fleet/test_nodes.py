@@ -165,6 +165,11 @@ def test_every_report_is_a_row_with_what_it_said_and_the_live_number_of_tasks(pl
         assert [row["seq"] for row in history["rows"]] == [5, 4, 3]
         assert history["rows"][0]["cpu_usage"] == 12.5
         assert history["rows"][0]["metadata"] == {"version": "0.1"}
+        assert history["rows"][0]["score"] == {
+            "value": 0.3845,  # 0.3 of a latency of 21 ms, and 0.2 of the loads
+            "most": 0.5,
+            "unmeasured": ["bandwidth", "reputation"],
+        }
         older = await ann.get(f"/nodes/edge-1/history?limit=3&before={history['next']}")
         assert ([row["seq"] for row in older["rows"]], older["next"]) == ([2, 1], None)
         node = await ann.get("/nodes/edge-1")

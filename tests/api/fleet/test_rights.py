@@ -6,6 +6,7 @@ from typing import Any
 
 from ambientd.api.router import Access, Route
 from ambientd.ports.http import Response
+from ambientd.wire.fleet_enums import Role
 from tests.api.fleet.kit import REGISTRATION, FleetApi, Person, json_of, on
 from tests.api.fleet.test_items import policy, signed
 from tests.api.fleet.test_tasks import CONNECT
@@ -70,6 +71,9 @@ async def scene(api: FleetApi) -> dict[str, str]:
     await ann.post("/policies", {"items": [signed(policy("anns-policy"))]}, status=201)
     task = (await ann.post("/tasks", CONNECT, status=201))["task_id"]
     await ann.post("/connect-sessions/start", {"task_id": task}, status=201)
+    root = await api.person("root", Role.ADMIN)
+    wanted = {"tier": "general", "rpm": 1000, "burst": 1000, "expires_in": 3600, "user_id": ann.user_id}
+    override = await root.post("/admin/throttle-overrides", wanted, status=201)
     await edge.post(
         "/ledger",
         {
@@ -95,6 +99,7 @@ async def scene(api: FleetApi) -> dict[str, str]:
         "token_id": join["token_id"],
         "key_id": key["key_id"],
         "session_id": "s-1",
+        "override_id": override["override_id"],
         "user_id": ann.user_id,
     }
 
@@ -106,6 +111,7 @@ MISSING = {
     "token_id": "00000000-0000-4000-8000-000000000000",
     "key_id": "00000000-0000-4000-8000-000000000000",
     "session_id": "nothing",
+    "override_id": "nothing",
 }
 
 
@@ -127,6 +133,7 @@ def body_of(route: Route, ids: dict[str, str]) -> Any:
         "/api/v1/nodes/{node_id}/delta-v": {"after": 0, "records": []},
         "/api/v1/nodes/{node_id}/assignments/reconcile": {"running": []},
         "/api/v1/nodes/{node_id}/assignments/{task_id}/result": {"status": "completed"},
+        "/api/v1/tasks/{task_id}/result": {"node_id": ids["node_id"], "result": 1},
         "/api/v1/nodes/{node_id}/credential/rotate": {
             "public_key": "ed25519:" + "1" * 64,
             "proof": "0" * 128,

@@ -163,6 +163,13 @@ def test_what_an_agent_session_may_not_hold(inputs: Any, expected: set[tuple[str
     assert set(fields(submission(task_type="agent_session", inputs=inputs))) == expected
 
 
+def test_what_an_agent_says_cannot_be_proved() -> None:
+    inputs = {"agent_id": "reviewer", "prompt": "p"}
+    asks = {"min_nodes": 2, "require_gpu": True, "require_proof": True}
+    found = fields(submission(task_type="agent_session", inputs=inputs, requirements=asks))
+    assert found == [("requirements.require_proof", "enum")]
+
+
 def nested(levels: int) -> Any:
     value: Any = 1
     for _ in range(levels):

@@ -50,3 +50,9 @@ def test_a_random_secret_may_hold_a_word_by_chance(word: str) -> None:
     value = f"x9{word}7Qz4Jm1Kp0Ls8Rt2Vw6Yb3Nc5Hg=="
     judged = judge_secrets({**GOOD, SecretName.API_KEY_PEPPER: value}, production=True)
     assert judged.problems == ()
+
+
+@pytest.mark.parametrize("value", ["", "   "])
+def test_an_empty_one_is_refused_in_development_too(value: str) -> None:
+    judged = judge_secrets({**GOOD, SecretName.API_KEY_PEPPER: value}, production=False)
+    assert [problem.split()[0] for problem in judged.problems] == ["API_KEY_PEPPER"]

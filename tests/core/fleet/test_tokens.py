@@ -1,4 +1,6 @@
+import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -8,11 +10,13 @@ from hypothesis import strategies as st
 from ambientd.core.fleet.records import RefreshTokenRecord
 from ambientd.core.fleet.secrets import SecretName
 from ambientd.core.fleet.tokens import (
+    ANSWER_LOST,
     Refresh,
     TokenHashes,
     TokenKind,
     build_token,
     decide_refresh,
+    keyed_hash,
     kind_of,
     sentence_of,
 )
@@ -24,6 +28,12 @@ TOKEN = RefreshTokenRecord(
 )
 NEXT = msgspec.structs.replace(TOKEN, token_hash=b"b" * 32, parent_hash=TOKEN.token_hash)
 USED = msgspec.structs.replace(TOKEN, used_at=NOW, successor_hash=NEXT.token_hash)
+
+
+def lost_after(seconds: float) -> RefreshTokenRecord:
+    """A successor that was taken for lost so long after it was issued."""
+    at = NOW + timedelta(seconds=seconds)
+    return msgspec.structs.replace(NEXT, revoked_at=at, revoked_reason=ANSWER_LOST)
 
 
 @given(st.sampled_from(TokenKind), st.binary(min_size=32, max_size=32))
@@ -41,6 +51,27 @@ def test_hashes_differ_by_kind_key_and_token() -> None:
     assert HASHES.of(TokenKind.ACCESS, token) == HASHES.of(TokenKind.ACCESS, token)
 
 
+VECTORS = json.loads((Path(__file__).parents[2] / "data/vectors/token_hash.json").read_text())["vectors"]
+
+
+@pytest.mark.parametrize("vector", VECTORS, ids=[vector["case"] for vector in VECTORS])
+def test_hashes_are_keyed_as_the_fleet_api_keys_them(vector: dict[str, str]) -> None:
+    assert keyed_hash(vector["pepper"].encode(), vector["token"].encode()).hexdigest() == vector["stored"]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "kind"),
+    [("rt_", TokenKind.REFRESH), ("vcp_", TokenKind.API_KEY), ("cs_", TokenKind.CONNECT)],
+)
+def test_what_is_hashed_is_the_kind_and_the_token(prefix: str, kind: TokenKind) -> None:
+    """The fleet API hashes the token alone: rows of its database open nothing here."""
+    (vector,) = (one for one in VECTORS if one["token"].startswith(prefix))
+    pepper, token = vector["pepper"].encode(), vector["token"]
+    ours = TokenHashes(dict.fromkeys(SecretName, pepper)).of(kind, token)
+    assert ours == keyed_hash(pepper, b"ambient-token-v1\0" + f"{prefix}\0{token}".encode()).digest()
+    assert ours.hex() != vector["stored"]
+
+
 @pytest.mark.parametrize(
     ("shown", "successor", "verdict"),
     [
@@ -51,6 +82,8 @@ def test_hashes_differ_by_kind_key_and_token() -> None:
         (USED, msgspec.structs.replace(NEXT, revoked_at=NOW), Refresh.REUSE),
         (USED, None, Refresh.REUSE),
         (msgspec.structs.replace(TOKEN, revoked_at=NOW), None, Refresh.REVOKED),
+        (lost_after(60), None, Refresh.REVOKED),  # two processes at once
+        (lost_after(61), None, Refresh.REUSE),
         (msgspec.structs.replace(TOKEN, expires_at=NOW), None, Refresh.EXPIRED),
     ],
 )

@@ -10,6 +10,7 @@ import msgspec
 import trio
 from trio.testing import MockClock
 
+from ambientd.core.records import AuditEntry
 from ambientd.core.trustedtime import Reading, Trusted
 from ambientd.host.threads import run_inline
 from ambientd.ports.controlplane import ControlAnswer
@@ -26,7 +27,7 @@ from ambientd.wire.fleet_api_messages import (
 from ambientd.wire.fleet_enums import NodeStatus
 from ambientd.wire.fleet_push_messages import AuditAnswer, StreamsAnswer, StreamView
 from tests.core.test_membership import membership
-from tests.fakes.clock import TrioWallClock
+from tests.fakes.clock import EPOCH, TrioWallClock
 from tests.pushkit import NodeRig
 from tests.store.kit import ingest
 
@@ -311,3 +312,33 @@ async def test_a_quiet_hour_costs_few_writes(tmp_path: Path, autojump_clock: Moc
         before = rig.store.commits
         await trio.sleep(3600)
         assert rig.store.commits - before <= 61  # one for each report, and nothing else
+
+
+async def test_a_node_that_always_has_something_to_tell_still_hears(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    """What comes down (a revocation, work that is taken away) does not wait for a quiet moment."""
+    async with timed(tmp_path) as rig:
+        told = rig.wire.send
+
+        async def send(*arguments: Any, **options: Any) -> ControlAnswer:
+            answer: ControlAnswer = await told(*arguments, **options)
+            await trio.sleep(0.2)  # a distant control plane
+            await rig.write(_one_more)
+            rig.service.new()
+            return answer
+
+        rig.wire.send = send
+        await rig.write(_one_more)
+        await trio.sleep(1800)
+        pulls = rig.wire.times("leases")
+        assert max(b - a for a, b in itertools.pairwise([*pulls, trio.current_time()])) < 400
+        assert len(rig.wire.times("heartbeat")) in range(28, 34)
+        with trio.fail_after(60):
+            result = await rig.sync()
+        assert result.reason
+
+
+def _one_more(tx: Any) -> None:
+    entry = AuditEntry(kind="test", at=EPOCH, actor="test", subject="more")
+    tx.audit.append(entry)

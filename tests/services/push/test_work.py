@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from ambientd.core.assignments import AssignmentState, StopCause, Told
 from ambientd.core.records import NewEvent, RunRecord, SessionChange, UsageRecord
+from ambientd.ports.controlplane import ControlAnswer
+from ambientd.services.push.service import RoundResult
 from ambientd.wire.enums import EventType, SessionStatus
 from tests.pushkit import LOST, OK, UNHEARD, NodeRig, node_beside
 from tests.store.kit import AT
@@ -255,3 +258,104 @@ async def test_tasks_that_both_sides_have_ended_are_forgotten_after_a_month(tmp_
         rig.service._forget_at = 0.0
         await rig.sync()
         assert await mine(rig, task_id) is None
+
+
+async def test_work_of_many_megabytes_comes_in_several_answers_and_holds_nothing_up(tmp_path: Path) -> None:
+    async with node_beside(tmp_path) as rig:
+        bob = await rig.api.person("bob")
+        inputs = {"a": ["x" * 9_000] * 400}
+        tasks = [await bob.submit(inputs=inputs) for _ in range(4)]
+        own = await submit(rig)
+        await rig.record(3)
+        # What this node does not do has failed; all of it was told of, and so was the rest.
+        await rig.drain()
+        for _ in range(3):
+            rig.later(60)
+            await rig.drain()
+        assert {(await bob.get(f"/tasks/{one}"))["status"] for one in tasks} == {"failed"}
+        assert (await mine(rig, own)).state is AssignmentState.RUNNING
+        assert len(rig.there()["audit"]) == len((await rig.here())["audit"])
+
+
+async def running(rig: NodeRig, task_id: str) -> str:
+    """The session of a task that has begun."""
+    await rig.sync()
+    session_id = str((await mine(rig, task_id)).session_id)
+    await rig.write(lambda tx: tx.ledger.change(session_id, SessionChange(status=SessionStatus.RUNNING)))
+    await rig.write(lambda tx: tx.runs.put(RunRecord(session_id=session_id, attempt=1)))
+    await rig.sync()
+    return session_id
+
+
+@pytest.mark.parametrize("status", [503, 422])
+async def test_only_a_report_that_was_taken_is_a_sign_of_the_control_plane(
+    tmp_path: Path, status: int
+) -> None:
+    """It counts from the last report when it gives the work to another node; whatever else it answers."""
+    async with node_beside(tmp_path) as rig:
+        await rig.drain()
+        session_id = await running(rig, await submit(rig, away={"policy": "stop", "after_sec": 600}))
+        real = rig.wire.send
+
+        async def send(method: str, target: str, *rest: Any, **more: Any) -> ControlAnswer:
+            if target.endswith(("/heartbeat", "/reports")):
+                return ControlAnswer(status=status, headers={}, body=b"{}")
+            return await real(method, target, *rest, **more)
+
+        rig.wire.send = send  # type: ignore[method-assign]
+        for _ in range(11):
+            rig.later(60)
+            await rig.sync()
+            await rig.service._end_overdue()
+        assert rig.sessions.ended == [session_id]
+
+
+async def test_what_was_to_be_ended_is_ended_after_a_restart_too(tmp_path: Path) -> None:
+    async with node_beside(tmp_path) as rig:
+        await rig.drain()
+        task_id = await submit(rig, away={"policy": "stop", "after_sec": 600})
+        session_id = await running(rig, task_id)
+        row = await mine(rig, task_id)
+        wanted = msgspec.structs.replace(row, stop_cause=StopCause.AWAY)
+        await rig.write(lambda tx: tx.assignments.put(wanted))
+        rig.wire.always = LOST
+        rig.restart()
+        await rig.service._turn()
+        assert rig.sessions.ended == [session_id]
+        await end(rig, session_id, SessionStatus.KILLED)
+        rig.service._beat_at = 0.0
+        await rig.service._turn()
+        assert rig.sessions.ended == [session_id]
+        assert (await mine(rig, task_id)).state is AssignmentState.STOPPED
+
+
+async def test_leaving_ends_work_that_must_not_go_on_alone(tmp_path: Path) -> None:
+    async with node_beside(tmp_path) as rig:
+        await rig.drain()
+        waits = await running(rig, await submit(rig))
+        stops = await running(rig, await submit(rig, away={"policy": "stop", "after_sec": 600}))
+        await rig.service.end_alone()
+        assert rig.sessions.ended == [stops]
+        assert waits in await sessions(rig)
+
+
+async def test_what_came_of_work_is_told_to_nobody_but_who_gave_it(tmp_path: Path) -> None:
+    async with node_beside(tmp_path) as rig:
+        await rig.drain()
+        ended, runs = await submit(rig), await submit(rig)
+        await running(rig, ended)
+        first, second = [str((await mine(rig, one)).session_id) for one in (ended, runs)]
+        await running(rig, runs)
+        await end(rig, first)
+        await rig.service._drain(RoundResult())
+        rig.wire.sent.clear()
+        rig.wire.always = LOST
+        assert rig.file.current is not None
+        rig.file.current = msgspec.structs.replace(rig.file.current, url="http://127.0.0.1:9999")
+        await rig.sync()
+        assert rig.sessions.ended == [second]
+        await end(rig, second, SessionStatus.KILLED)
+        rig.wire.always = OK
+        await rig.drain()
+        assert not [path for path in rig.wire.paths("POST") if path.endswith("/result")]
+        assert [(await mine(rig, one)).told for one in (ended, runs)] == [Told.ENDED, Told.ENDED]

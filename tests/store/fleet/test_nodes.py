@@ -3,7 +3,7 @@
 import pytest
 
 from ambientd.core.fleet.records import Capabilities, NodeQuery, StatusChange
-from ambientd.ports.fleet.store import FleetTransaction
+from ambientd.ports.fleet.store import FleetStore, FleetTransaction
 from ambientd.wire.enums import Connectivity
 from ambientd.wire.fleet_enums import NodeStatus, NodeType, ReportRefusal
 from tests.store.fleet.kit import (
@@ -231,6 +231,22 @@ async def test_streams_begin_anew_with_another_key(place: Place) -> None:
     assert (same.duplicate, other.duplicate) == (True, False)
     assert node is not None
     assert (node.incarnation, node.report_seq, len(rows)) == (2, 1, 2)
+
+
+async def test_a_key_that_comes_back_begins_anew_and_one_that_stays_does_not(place: Place) -> None:
+    async def add(store: FleetStore, name: str, key: bytes, n: int) -> int:
+        await store.write(lambda tx: tx.devices.add(credential(name, "n1", public_key=key * 32)))
+        await store.write(lambda tx: tx.devices.revoke("n1", later(n), keep=name))
+        node = await store.read(lambda tx: tx.nodes.get("n1"))
+        assert node is not None
+        return node.incarnation
+
+    async with opened(place) as store:
+        await store.write(scene)
+        found = [await add(store, f"c{n}", key, n) for n, key in enumerate((b"a", b"a", b"b", b"a"))]
+        await store.write(lambda tx: tx.devices.revoke("n1", later(9)))
+        found.append(await add(store, "c9", b"a", 10))
+    assert found == [1, 1, 2, 3, 3]
 
 
 async def test_who_reported_meanwhile_is_left_alone_by_a_sweep(place: Place) -> None:
