@@ -31,6 +31,8 @@ HISTORY_BATCH = 500  # noted in one write
 BODY_MAX = 3 * 1024 * 1024
 MINUTE_MS = 60_000
 PUT_BACK = "control_plane.put_back"
+# What was sampled in a minute is written by the end of the next one; what was told is not told again.
+SETTLED_MS = 60_000
 
 
 class Pushing(msgspec.Struct, frozen=True, kw_only=True):
@@ -352,12 +354,12 @@ def _give_up_part(tx: Transaction, flight: Flight) -> None:
 
 
 async def send_delta_v(pushing: Pushing) -> Step:
-    """Windows that are over."""
-    now = to_ms(pushing.clock.now())
+    """Windows that do not change any more."""
+    settled = _settled(pushing.clock)
 
     def look(tx: Transaction) -> tuple[int, list[DeltaVWindow]]:
         acked = tx.outbox.stream(OutboxStream.DELTA_V).acked_seq
-        return acked, tx.outbox.delta_v(acked, now, pushing.batch(WINDOWS_BATCH))
+        return acked, tx.outbox.delta_v(acked, settled, pushing.batch(WINDOWS_BATCH))
 
     after, windows = await pushing.store.read(look)
     if not windows:
@@ -371,7 +373,7 @@ async def send_delta_v(pushing: Pushing) -> Step:
             return Step(meaning=Meaning.BEHIND, reply=answer, again=True)
         return failed(answer)
     numbers = [record.seq for record in body.records]
-    acked = confirmed(numbers, answer.acked_seq, now // MINUTE_MS)
+    acked = confirmed(numbers, answer.acked_seq, settled // MINUTE_MS)
     if acked is None or acked < numbers[0]:
         return _wrong(f"it confirmed window {answer.acked_seq}, which was not sent")
     count = sum(number <= acked for number in numbers)
@@ -379,6 +381,12 @@ async def send_delta_v(pushing: Pushing) -> Step:
     return Step(moved=count)
 
 
-async def depth(store: Store) -> Depth:
+def _settled(clock: Clock) -> int:
+    """Windows that end by this instant do not change any more."""
+    return to_ms(clock.now()) - SETTLED_MS
+
+
+async def depth(store: Store, clock: Clock) -> Depth:
     """What waits. Raises as `Store.read` does."""
-    return await store.read(lambda tx: tx.outbox.depth())
+    settled = _settled(clock)
+    return await store.read(lambda tx: tx.outbox.depth(settled))

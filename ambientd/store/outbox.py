@@ -53,7 +53,10 @@ _WINDOWS = (
     " FROM delta_v_history WHERE width_sec = 60 AND start_ms > ? AND start_ms <= ?"
     " GROUP BY start_ms ORDER BY start_ms LIMIT ?"
 )
-_NEW_WINDOWS = "SELECT count(DISTINCT start_ms) FROM delta_v_history WHERE width_sec = 60 AND start_ms > ?"
+_NEW_WINDOWS = (
+    "SELECT count(DISTINCT start_ms) FROM delta_v_history"
+    " WHERE width_sec = 60 AND start_ms > ? AND start_ms <= ?"
+)
 
 
 class SqliteOutbox:
@@ -156,7 +159,7 @@ class SqliteOutbox:
             refused=row[4],
         )
 
-    def depth(self) -> Depth:
+    def depth(self, windows_before_ms: int) -> Depth:
         """What waits in all streams."""
         if not self.state().joined:
             return Depth(streams=tuple(self.stream(one) for one in OutboxStream))
@@ -166,7 +169,7 @@ class SqliteOutbox:
             OutboxStream.REPORTS: reports,
             OutboxStream.AUDIT: self._audit_waiting(),
             OutboxStream.LEDGER: self._ledger_waiting(),
-            OutboxStream.DELTA_V: self._windows_waiting(),
+            OutboxStream.DELTA_V: self._windows_waiting(windows_before_ms),
             OutboxStream.RESULTS: results,
         }
         streams = tuple(
@@ -199,10 +202,9 @@ class SqliteOutbox:
             )
         return noted + history + self._count("SELECT count(*) FROM outbox_flight")
 
-    def _windows_waiting(self) -> int:
+    def _windows_waiting(self, before_ms: int) -> int:
         acked = self.stream(OutboxStream.DELTA_V).acked_seq
-        # The newest window is still being filled.
-        return max(0, self._count(_NEW_WINDOWS, (acked * MINUTE_MS,)) - 1)
+        return self._count(_NEW_WINDOWS, (acked * MINUTE_MS, before_ms - MINUTE_MS))
 
     def _oldest(self) -> int | None:
         report = self._connection.execute("SELECT at_ms FROM outbox_reports ORDER BY seq LIMIT 1").get

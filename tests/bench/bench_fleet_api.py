@@ -127,6 +127,17 @@ def body_of(first: int, count: int) -> bytes:
     return json.dumps(reports[0] if count == 1 else {"reports": reports}).encode()
 
 
+def signed(node: Node, sequence: int, method: str, target: str, body: bytes) -> bytes:
+    """A request of a node, as bytes on the wire."""
+    message = request_bytes(node_id=node.node_id, sequence=sequence, method=method, target=target, body=body)
+    head = (
+        f"{method} {target} HTTP/1.1\r\nHost: control\r\nAuthorization: Bearer {node.token}\r\n"
+        f"X-Ambient-Sequence: {sequence}\r\nX-Ambient-Signature: {sign(node.seed, message).hex()}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
 class Requests:
     """Signed requests of one node, made ahead of the measurement."""
 
@@ -143,16 +154,7 @@ class Requests:
         self._sequence = max(self._sequence + 1, time.time_ns())
         body = body_of(self._seq, per)
         self._seq += per
-        message = request_bytes(
-            node_id=node.node_id, sequence=self._sequence, method=method, target=target, body=body
-        )
-        head = (
-            f"{method} {target} HTTP/1.1\r\nHost: control\r\nAuthorization: Bearer {node.token}\r\n"
-            f"X-Ambient-Sequence: {self._sequence}\r\n"
-            f"X-Ambient-Signature: {sign(node.seed, message).hex()}\r\n"
-            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        return head.encode() + body
+        return signed(node, self._sequence, method, target, body)
 
 
 class Measured(NamedTuple):
@@ -165,9 +167,8 @@ class Measured(NamedTuple):
 
 
 def cpu_of(pid: int) -> float:
-    """Seconds of CPU of a process and its threads."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Seconds of CPU of a process and its threads: the kernel's clock of another process."""
+    return time.clock_gettime(~pid << 3 | 2)
 
 
 class Server(NamedTuple):

@@ -374,7 +374,7 @@ class OutboxMachine(RuleBasedStateMachine):
         # Reports lie nowhere else: what the control plane had and lost with its database is lost.
         assert self.sampled <= kept.reports.keys() | self.known_reports
         assert kept.reports.keys() <= self.sampled
-        depth = run(push.depth(self.store))  # type: ignore[arg-type]
+        depth = run(push.depth(self.store, self.clock))  # type: ignore[arg-type]
         assert depth.waiting == 0
         dropped = {one.stream: one.dropped for one in depth.streams}
         if not self.sampled - kept.reports.keys():

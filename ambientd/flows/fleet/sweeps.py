@@ -13,12 +13,13 @@ from ambientd.core.fleet.away import taken_away
 from ambientd.core.fleet.liveness import LivenessTimes, changes, suspects_before
 from ambientd.core.fleet.records import AwayAssignment, Pruned, StatusChange
 from ambientd.flows.fleet.leases import LeaseDesk
-from ambientd.flows.fleet.work import WorkRules, end_session, move, offer_pending, release
+from ambientd.flows.fleet.work import WorkRules, end_session, move, offer, release
 from ambientd.ports.fleet.store import FleetStore, FleetTransaction
-from ambientd.wire.fleet_enums import ConnectStatus, DetachReason
+from ambientd.wire.fleet_enums import ConnectStatus, DetachReason, TaskStatus
 
 STEP = 500  # rows of a step; others write in between
 PRUNE_STEP = 1_000
+OFFER_STEP = 10  # tasks: each is held against many nodes, under the lock of all assignments
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,12 +91,28 @@ def _take(
 
 
 async def sweep_pending(store: FleetStore, now: datetime, rules: WorkRules) -> list[str]:
-    """Offers what is pending, in case an offer was missed (a process ended between two steps); what runs."""
+    """Offers all that is pending, in case an offer was missed (a process ended between two steps) or found
+    its node full; what runs."""
+    found: list[str] = []
+    after: tuple[datetime, str] | None = None
+    while True:
 
-    def step(tx: FleetTransaction) -> list[str]:
-        return offer_pending(tx, now, rules) if tx.try_sweep_lock("pending") else []
+        def step(
+            tx: FleetTransaction, after: tuple[datetime, str] | None = after
+        ) -> tuple[list[str], tuple[datetime, str] | None]:
+            if not tx.try_sweep_lock("pending"):
+                return [], None
+            tx.assignments.lock()
+            tasks = tx.tasks.pending(OFFER_STEP, after=after)
+            offered = [offer(tx, task.task_id, now, rules) for task in tasks]
+            running = [task.task_id for task in offered if task.status is TaskStatus.RUNNING]
+            more = len(tasks) == OFFER_STEP
+            return running, (tasks[-1].created_at, tasks[-1].task_id) if more else None
 
-    return await store.write(step)
+        running, after = await store.write(step)
+        found += running
+        if after is None:
+            return found
 
 
 async def sweep_sessions(

@@ -231,7 +231,7 @@ class PushService:
 
     async def count(self) -> Depth:
         """Counts what waits now. Raises as `Store.read` does."""
-        found = await push.depth(self._parts.store)
+        found = await push.depth(self._parts.store, self._parts.clock)
         streams = tuple(
             msgspec.structs.replace(one, waiting=self._really(one), acknowledged=self._acknowledged(one))
             for one in found.streams
