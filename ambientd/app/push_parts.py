@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from ambientd.flows.assignments import Work
     from ambientd.flows.pulls import Pulled
     from ambientd.services.push import DeviceLink, PushService
-    from ambientd.services.push.service import RoundResult
+    from ambientd.services.push.parts import RoundResult
 
 BANDWIDTH_MBPS = 100.0  # what is told of a node whose link nobody has measured
 MEMORY_LEAST_GB = 1.0  # the least that a control plane takes
@@ -382,7 +382,7 @@ class PushPart:
         while self.file.current is None:
             await self._bell.wait()
         from ambientd.services.push import PushService
-        from ambientd.services.push.service import PushParts, PushSettings
+        from ambientd.services.push.parts import PushParts, PushSettings
 
         ground, node = self._ground, self._need()
 

@@ -1,7 +1,7 @@
 """Reports to the control plane in time, empties the outbox while the link stands, and fetches what comes
 down; owns time and tries, owns no decision."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
@@ -22,22 +22,18 @@ from ambientd.core.outbox import (
     pause_after,
 )
 from ambientd.core.outboxrecords import Contact, Depth, KeptReport, StreamState
-from ambientd.core.pushbodies import Condition, report_body
+from ambientd.core.pushbodies import report_body
 from ambientd.core.timefmt import parse_rfc3339, rfc3339_ms, to_ms
 from ambientd.core.trustedtime import Trusted
 from ambientd.flows import assignments as work_flow
 from ambientd.flows import pulls, push
 from ambientd.flows.assignments import Work
-from ambientd.flows.policycache import PolicyCache
 from ambientd.flows.push import Pushing, Step
-from ambientd.ports.autonomy import ConnectivityView
-from ambientd.ports.clock import Clock
-from ambientd.ports.controlplane import MembershipFile
 from ambientd.ports.errors import IdentityError, StoreError, UnavailableError
-from ambientd.ports.store import Store, Transaction
+from ambientd.ports.store import Transaction
 from ambientd.services.bell import Bell
 from ambientd.services.push.link import DeviceLink
-from ambientd.services.supervise import Log
+from ambientd.services.push.parts import PushParts, RoundResult, StopError
 from ambientd.wire.enums import Connectivity
 from ambientd.wire.fleet_api_messages import HeartbeatAnswer
 from ambientd.wire.fleet_enums import ExecutionStatus, NodeStatus
@@ -56,53 +52,6 @@ IDLE_STEPS_MAX = 40
 FORGET_EVERY_SEC = 86_400.0
 # A round sends no longer than this before it asks what comes down: a busy node always has more to tell.
 ROUND_SEC = 10.0
-
-
-class PushSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in seconds, `outbox` in bytes."""
-
-    interval: float
-    pull_interval: float
-    outbox: int
-
-
-class PushParts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the service works with. `build_link` makes the way to a membership's control plane; `condition`
-    looks how the node is; `build_work` and the two below it are what comes down from the control plane."""
-
-    store: Store
-    clock: Clock
-    file: MembershipFile
-    links: ConnectivityView
-    build_link: Callable[[Membership], DeviceLink]
-    build_work: Callable[[Pushing], Work]
-    policies: PolicyCache
-    look_at_time: Callable[[], Trusted]
-    condition: Callable[[], Awaitable[Condition]]
-    settings: Callable[[], PushSettings]
-    jitter: Callable[[], float]
-    probe_soon: Callable[[], None]
-    changed: Callable[[], None]
-    log: Log
-
-
-class RoundResult(msgspec.Struct, kw_only=True):
-    """What one round did, by stream; `reason` is why it ended early. `more` waits to be sent at once."""
-
-    sent: dict[OutboxStream, int] = msgspec.field(default_factory=dict)
-    policies: pulls.Pulled | None = None
-    leases: pulls.Pulled | None = None
-    started: int = 0
-    reason: str | None = None
-    more: bool = False
-
-
-class _StopError(Exception):
-    """The round ends here."""
-
-    def __init__(self, step: Step) -> None:
-        super().__init__(step.text)
-        self.step = step
 
 
 def _dropped(depth: Depth) -> int:
@@ -411,7 +360,7 @@ class PushService:
         self._blocked = {}
         try:
             await self._speak(result)
-        except _StopError as stop:
+        except StopError as stop:
             result.reason = stop.step.text
             self._give_up(stop.step)
         except IdentityError as error:
@@ -457,7 +406,7 @@ class PushService:
     def _need(self, step: Step) -> Step:
         """The step, when it went well; else the round ends."""
         if step.meaning is not Meaning.DONE:
-            raise _StopError(step)
+            raise StopError(step)
         return step
 
     async def _report(self, result: RoundResult) -> None:
@@ -473,7 +422,7 @@ class PushService:
         if isinstance(answer, Step):
             if answer.meaning in (Meaning.REFUSED, Meaning.TOO_LARGE):
                 return  # it was taken out, and counted
-            raise _StopError(answer)
+            raise StopError(answer)
         self._seen(sent)
         if answer.known_report_seq is not None:
             self._note_lost(await push.note_put_back(self._pushing, answer.known_report_seq))
@@ -563,13 +512,13 @@ class PushService:
                 return step
 
     def _goes_on(self, stream: OutboxStream, step: Step) -> bool:
-        """Whether the stream may send more in this round. Raises _StopError when nothing may."""
+        """Whether the stream may send more in this round. Raises StopError when nothing may."""
         match step.meaning:
             case Meaning.DONE:
                 self._small = max(0, self._small - 1)
                 return step.moved > 0
             case Meaning.AGAIN | Meaning.GONE | Meaning.REPLAYED | Meaning.UNKNOWN:
-                raise _StopError(step)
+                raise StopError(step)
             case Meaning.BEHIND if not step.again:
                 self._aligned = False
                 return False
