@@ -75,7 +75,8 @@ class Plane:
 
     def command(self, *arguments: str) -> list[str]:
         places = ["--config", str(self.config), "--state-dir", str(self.state)]
-        verb = ["init", *places, *arguments[1:]] if arguments[:1] == ("init",) else [*places, *arguments]
+        has_verb = bool(arguments) and arguments[0] in ("init", "backup", "restore")
+        verb = [*arguments[:has_verb], *places, *arguments[has_verb:]]
         return [*self.wrapper, sys.executable, "-m", "ambientd", "control-plane", *verb]
 
     def run(self, *arguments: str, given: str | None = None) -> "subprocess.CompletedProcess[str]":

@@ -1,4 +1,4 @@
-"""What the service that pushes is given, and what one of its rounds comes to."""
+"""What the service that speaks with the control plane works with, and what a round of it comes to."""
 
 from collections.abc import Awaitable, Callable
 
@@ -10,7 +10,7 @@ from ambientd.core.trustedtime import Trusted
 from ambientd.flows import pulls
 from ambientd.flows.assignments import Work
 from ambientd.flows.policycache import PolicyCache
-from ambientd.flows.push import Pushing
+from ambientd.flows.push import Pushing, Step
 from ambientd.ports.autonomy import ConnectivityView
 from ambientd.ports.clock import Clock
 from ambientd.ports.controlplane import MembershipFile
@@ -57,3 +57,11 @@ class RoundResult(msgspec.Struct, kw_only=True):
     started: int = 0
     reason: str | None = None
     more: bool = False
+
+
+class StopError(Exception):
+    """A round ends here: its step came to nothing."""
+
+    def __init__(self, step: Step) -> None:
+        super().__init__(step.text)
+        self.step = step

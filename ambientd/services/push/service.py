@@ -33,7 +33,7 @@ from ambientd.ports.errors import IdentityError, StoreError, UnavailableError
 from ambientd.ports.store import Transaction
 from ambientd.services.bell import Bell
 from ambientd.services.push.link import DeviceLink
-from ambientd.services.push.parts import PushParts, RoundResult
+from ambientd.services.push.parts import PushParts, RoundResult, StopError
 from ambientd.wire.enums import Connectivity
 from ambientd.wire.fleet_api_messages import HeartbeatAnswer
 from ambientd.wire.fleet_enums import ExecutionStatus, NodeStatus
@@ -52,14 +52,6 @@ IDLE_STEPS_MAX = 40
 FORGET_EVERY_SEC = 86_400.0
 # A round sends no longer than this before it asks what comes down: a busy node always has more to tell.
 ROUND_SEC = 10.0
-
-
-class _StopError(Exception):
-    """The round ends here."""
-
-    def __init__(self, step: Step) -> None:
-        super().__init__(step.text)
-        self.step = step
 
 
 def _dropped(depth: Depth) -> int:
@@ -368,7 +360,7 @@ class PushService:
         self._blocked = {}
         try:
             await self._speak(result)
-        except _StopError as stop:
+        except StopError as stop:
             result.reason = stop.step.text
             self._give_up(stop.step)
         except IdentityError as error:
@@ -414,7 +406,7 @@ class PushService:
     def _need(self, step: Step) -> Step:
         """The step, when it went well; else the round ends."""
         if step.meaning is not Meaning.DONE:
-            raise _StopError(step)
+            raise StopError(step)
         return step
 
     async def _report(self, result: RoundResult) -> None:
@@ -430,7 +422,7 @@ class PushService:
         if isinstance(answer, Step):
             if answer.meaning in (Meaning.REFUSED, Meaning.TOO_LARGE):
                 return  # it was taken out, and counted
-            raise _StopError(answer)
+            raise StopError(answer)
         self._seen(sent)
         if answer.known_report_seq is not None:
             self._note_lost(await push.note_put_back(self._pushing, answer.known_report_seq))
@@ -520,13 +512,13 @@ class PushService:
                 return step
 
     def _goes_on(self, stream: OutboxStream, step: Step) -> bool:
-        """Whether the stream may send more in this round. Raises _StopError when nothing may."""
+        """Whether the stream may send more in this round. Raises StopError when nothing may."""
         match step.meaning:
             case Meaning.DONE:
                 self._small = max(0, self._small - 1)
                 return step.moved > 0
             case Meaning.AGAIN | Meaning.GONE | Meaning.REPLAYED | Meaning.UNKNOWN:
-                raise _StopError(step)
+                raise StopError(step)
             case Meaning.BEHIND if not step.again:
                 self._aligned = False
                 return False
