@@ -245,7 +245,7 @@ class PushPart:
 
     @asynccontextmanager
     async def _open_link(self, membership: Membership) -> "AsyncIterator[DeviceLink]":
-        link = self._link(membership, lambda: None)
+        link = self._link(membership)
         try:
             yield link
         finally:

@@ -34,7 +34,7 @@ async def renewed(rig: NodeRig) -> MembershipView | Rejected:
 
     @asynccontextmanager
     async def link(membership: Membership) -> AsyncIterator[DeviceLink]:
-        yield rig._link(membership, lambda: None)
+        yield rig._link(membership)
 
     return await renew(joining, link, actor="uid:0")
 
