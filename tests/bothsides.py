@@ -13,7 +13,7 @@ from ambientd.core.audit import AuditRecord, first_bad
 Row = tuple[Any, ...]
 Rows = Callable[[str], list[Row]]
 MINUTE_MS = 60_000
-OPEN_WINDOWS = 1
+OPEN_WINDOWS = 2
 """So many windows of Δv at the end may still change, and are not told."""
 
 _SESSION = (

@@ -6,12 +6,15 @@ from typing import Any
 import click
 
 from ambientctl import client as wire
+from ambientctl import nodeview
 from ambientctl.camel import camel
 from ambientctl.cli import Verb, Verbs
 from ambientctl.client import Client, Document, segment
+from ambientctl.clock import stamp
 from ambientctl.commands.join import read_token
 from ambientctl.controlplane import ControlPlane
-from ambientctl.output import Cell, Column, Item, Screen, emit_list, screen_of
+from ambientctl.nodeview import NOTHING_ACTIVE, is_active, line_of, log_of, short_task
+from ambientctl.output import Cell, Column, Item, Screen, emit_list, put_json, screen_of
 from ambientctl.peerview import since
 from ambientctl.status import Options
 from ambientctl.text import inert
@@ -19,7 +22,8 @@ from ambientctl.trouble import CommandError
 from ambientd.wire import exits, routes
 
 WAIT_SEC = 15.0
-TASK_SHOWN = 12  # of a task's id, where columns are narrow (R1.2)
+RENEW_SEC = 60.0
+TASKS_READ = 200  # of a node, for its activity
 _TASK_LOOKS = {
     "pending": ("…", ".", "dim"),
     "running": ("▶", ">", "cyan"),
@@ -45,8 +49,12 @@ def _state(key: str, looks: _Looks) -> Callable[[Item, Screen], Cell]:
 
 
 def _task_id(item: Item, screen: Screen) -> str:
-    found = inert(wire.text(item, "taskId"))
-    return found if screen.wide or len(found) <= TASK_SHOWN else found[:TASK_SHOWN] + screen.glyph("…", "..")
+    found = wire.text(item, "taskId")
+    return inert(found) if screen.wide else short_task(found, screen)
+
+
+def _why(item: Item, _: Screen) -> str:
+    return inert(wire.text(wire.part(wire.part(item, "result"), "error"), "message")) or "-"
 
 
 def _names(key: str) -> Callable[[Item, Screen], str]:
@@ -76,7 +84,9 @@ TASKS = (
     Column("AGE", "createdAt", since("createdAt"), right=True),
     Column("NODES", "assignedNodes", _names("assignedNodes")),
     Column("FORMER", "formerAssignedNodes", _names("formerAssignedNodes")),
+    Column("ERROR", "error", _why, only_wide=True),
 )
+ACTIVE = TASKS[:4]
 NODES = (
     Column("NODE", "nodeId", _text("nodeId"), least=8),
     Column("STATUS", "status", _state("status", _NODE_LOOKS)),
@@ -207,17 +217,66 @@ def node() -> None:
     example="ambientctl node activity edge-07\nambientctl node activity edge-07 --limit 5 --json",
 )
 @click.argument("node_id", metavar="NODE")
-@click.option("--limit", type=click.IntRange(1, 50), default=50, metavar="N", help="Events at most.  [50]")
+@click.option("--limit", type=click.IntRange(1, 50), default=50, metavar="N", help="Lines at most.  [50]")
 @_ways
 @click.pass_obj
 def activity(options: Options, *, node_id: str, limit: int, url: str, token_file: str, ca_file: str) -> int:
-    """What happened to the work of a node, newest first; it outlives the tasks."""
+    """What a node has to do, and what happened to its work, newest first.
+
+    What is cleared and connected outlives the tasks. With -o jsonl and tsv only these events; --json has all.
+    """
     source = _Source(options, url, token_file, ca_file)
     name = segment(node_id)
     own, theirs = f"{routes.FLEET_NODES}/{name}/activity", f"/api/v1/nodes/{name}/heartbeat/activity"
     items, _ = source.rows(own, theirs, "events", {"limit": str(limit)})
-    emit_list(options, routes.SCHEMA_NODE_ACTIVITY, items, EVENTS, {"node": node_id})
-    _say_of(options, items, {}, "No events.")
+    if options.output in ("jsonl", "tsv"):
+        emit_list(options, routes.SCHEMA_NODE_ACTIVITY, items, EVENTS, {})
+        return exits.DONE
+    tasks, more = source.rows(
+        routes.FLEET_TASKS,
+        "/api/v1/tasks",
+        "tasks",
+        {"limit": str(TASKS_READ)} | ({"node_id": node_id} if url else {}),
+    )
+    active = [task for task in tasks if is_active(task, node_id)]
+    entries = log_of(node_id, tasks, items)[:limit]
+    if options.output == "json":
+        log = [entry.item() for entry in entries]
+        extra = {"node": node_id, "activeTasks": active, "log": log}
+        emit_list(options, routes.SCHEMA_NODE_ACTIVITY, items, EVENTS, extra)
+        return exits.DONE
+    screen = screen_of(options)
+    screen.line(nodeview.ACTIVE)
+    if active:
+        emit_list(options, routes.SCHEMA_NODE_ACTIVITY, active, ACTIVE, {})
+    else:
+        screen.line(NOTHING_ACTIVE)
+    screen.line("")
+    screen.line(nodeview.LOG)
+    for entry in entries:
+        screen.line(line_of(entry, screen))
+    if not entries:
+        screen.line("Nothing has happened yet.")
+    if more.get("next"):
+        screen.line(f"Of its tasks the newest {TASKS_READ} were looked at.")
+    return exits.DONE
+
+
+@node.command(cls=Verb, example="ambientctl node renew")
+@click.pass_obj
+def renew(options: Options) -> int:
+    """Exchanges this node's credential at its control plane for a new one.
+
+    The old one counts until the new one is kept here, so it may be repeated whatever is lost on the way.
+    """
+    answer = camel(Client(options).order(routes.MEMBERSHIP_RENEW, wait=RENEW_SEC))
+    if options.output not in ("table", "wide"):
+        put_json({"schema": routes.SCHEMA_MEMBERSHIP, "generatedAt": stamp(), **answer})
+        return exits.DONE
+    screen = screen_of(options)
+    where = f"{inert(wire.text(answer, 'nodeId'))} at {inert(wire.text(answer, 'url'))}"
+    screen.line(f"{screen.glyph('✓', '*')} {where} has a new credential; the old one counts no longer.")
+    screen.line(f"  audit #{wire.whole(answer, 'auditId')}")
     return exits.DONE
 
 

@@ -165,6 +165,12 @@ class ControlPlane:
         self.store = build_store(outside.database, server, self.clock)
         rules = WorkRules(max_active=server.max_active_tasks)
         hashes = TokenHashes(outside.secrets)
+        desk = LeaseDesk(
+            seed=outside.issuers.lease,
+            public=_public(outside.issuers.lease),
+            network=config.policy.network,
+            warn=self._log.warning,
+        )
         self.reports = ReportsService(self.store)
         self.lookups = LookupsService(self.store)
         self.hearing = build_hearing(server)
@@ -185,6 +191,7 @@ class ControlPlane:
                 store=self.store,
                 clock=self.clock,
                 rules=rules,
+                desk=desk,
                 hearing=self.hearing,
                 throttle=self.throttle,
             ),
@@ -200,12 +207,8 @@ class ControlPlane:
             rules=rules,
             lookups=self.lookups,
         )
-        self.registry = Registry(store=self.store, clock=self.clock, reports=self.reports, rules=rules)
-        desk = LeaseDesk(
-            seed=outside.issuers.lease,
-            public=_public(outside.issuers.lease),
-            network=config.policy.network,
-            warn=self._log.warning,
+        self.registry = Registry(
+            store=self.store, clock=self.clock, reports=self.reports, rules=rules, desk=desk
         )
         self.tasks = Tasks(store=self.store, clock=self.clock, rules=rules, desk=desk, warn=self._log.warning)
         self.connect = Connect(

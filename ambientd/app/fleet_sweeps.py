@@ -7,6 +7,7 @@ from ambientd.config.server import ServerConfig
 from ambientd.core.fleet.hearing import Hearing
 from ambientd.core.fleet.liveness import LivenessTimes
 from ambientd.flows.fleet import sweeps
+from ambientd.flows.fleet.leases import LeaseDesk
 from ambientd.flows.fleet.throttle import Throttle
 from ambientd.flows.fleet.work import WorkRules
 from ambientd.ports.clock import Clock
@@ -30,6 +31,7 @@ def build_sweeps(
     store: FleetStore,
     clock: Clock,
     rules: WorkRules,
+    desk: LeaseDesk,
     hearing: Hearing,
     throttle: Throttle,
 ) -> Sequence[Sweep]:
@@ -55,7 +57,7 @@ def build_sweeps(
         return {"taken_away": len(moved), "tasks": named, "assigned": len(running)}
 
     async def sessions() -> dict[str, object] | None:
-        ended = await sweeps.sweep_sessions(store, clock.now(), rules)
+        ended = await sweeps.sweep_sessions(store, clock.now(), rules, desk)
         return {"ended": ended} if ended else None
 
     async def history() -> dict[str, object] | None:

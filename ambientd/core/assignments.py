@@ -31,6 +31,8 @@ class AssignmentState(StrEnum):
 
 
 ENDED = frozenset({AssignmentState.COMPLETED, AssignmentState.FAILED, AssignmentState.STOPPED})
+TOLD_AGAIN = ENDED - {AssignmentState.STOPPED}
+"""Ends that a control plane is told again when it has forgotten them; what was stopped may begin anew."""
 
 
 class Told(StrEnum):
@@ -147,7 +149,10 @@ def steps_of(
         mine = held.get(one.task_id)
         if mine is None or (mine.has_ended and mine.attempt < one.attempt):
             begin.append(one)
-        elif mine.has_ended and verdicts.get(one.task_id) is Verdict.START:
+        elif mine.has_ended and (
+            verdicts.get(one.task_id) is Verdict.START
+            or (verdicts.get(one.task_id) is Verdict.KEEP and mine.told is Told.ENDED)
+        ):
             tell.append(one.task_id)
     stop = [
         task_id

@@ -13,14 +13,19 @@ import msgspec
 from ambientd.core.timefmt import rfc3339_ms
 
 FORMAT = "ambient.backup/1"
+FLEET_FORMAT = "ambient.control-plane-backup/1"
 MANIFEST = "manifest.json"
 DATABASE = "ambient.db"
+FLEET_DATABASE = "fleet.db"
 IDENTITY = "identity.key"
 CONFIG_FOLDER = "config/"
+SECRETS_FOLDER = "secrets/"
 MANIFEST_MAX = 1024 * 1024
 SMALL_MAX = 16 * 1024 * 1024  # any member but the database
 MEMBERS_MAX = 1024
 _BLOCK = 512
+# The database that a backup of each form holds: those of nodes and of control planes are never mixed up.
+DATABASES = {FORMAT: DATABASE, FLEET_FORMAT: FLEET_DATABASE}
 
 
 class Member(msgspec.Struct, frozen=True, kw_only=True):
@@ -41,6 +46,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     counts: dict[str, int]
     members: list[Member]
 
+    @property
+    def database(self) -> str:
+        """The name of the database in it."""
+        return DATABASES[self.format]
+
     def member(self, name: str) -> Member | None:
         """The member of that name."""
         return next((member for member in self.members if member.name == name), None)
@@ -60,30 +70,36 @@ def encode_manifest(manifest: Manifest) -> bytes:
     return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
 
 
-def read_manifest(raw: bytes) -> Manifest | str:
-    """The manifest, or a sentence that says why it is none that can be used."""
+def read_manifest(raw: bytes, form: str = FORMAT) -> Manifest | str:
+    """The manifest of a backup of this form, or a sentence that says why it is none that can be used."""
     try:
         manifest = msgspec.json.decode(raw, type=Manifest)
     except msgspec.DecodeError as error:
         return f"its manifest cannot be read: {error}"
-    if manifest.format != FORMAT:
+    if manifest.format != form:
+        if manifest.format in DATABASES:
+            return f"it is a backup of {'a node' if manifest.format == FORMAT else 'a control plane'}"
         return f"it has the form {manifest.format[:64]!r}, which this program does not know"
     names = [member.name for member in manifest.members]
     if len(set(names)) != len(names) or not all(map(is_member_name, names)):
         return "its manifest names files that no backup has"
-    if manifest.member(DATABASE) is None:
+    if manifest.member(manifest.database) is None:
         return "it holds no database"
     return manifest
 
 
 def is_member_name(name: str) -> bool:
     """Whether a backup may hold a file of this name; none leads out of the folder it is unpacked to."""
-    if name in (DATABASE, IDENTITY):
+    if name in (DATABASE, FLEET_DATABASE, IDENTITY):
         return True
-    rest = name.removeprefix(CONFIG_FOLDER)
+    folder, _, rest = name.partition("/")
+    folder += "/"
+    if folder not in (CONFIG_FOLDER, SECRETS_FOLDER):
+        return False
     parts = rest.split("/")
     plain = all(part and part.isprintable() and not part.startswith(".") for part in parts)
-    return rest != name and len(parts) <= 2 and plain and "\\" not in name and len(name) <= 255
+    deep = 1 if folder == SECRETS_FOLDER else 2
+    return len(parts) <= deep and plain and "\\" not in name and len(name) <= 255
 
 
 def lay_out(members: Sequence[tuple[str, int]], at: datetime) -> list[Piece]:
@@ -114,11 +130,17 @@ def total_size(pieces: Sequence[Piece]) -> int:
 
 
 def build_manifest(
-    *, at: datetime, version: str, schema_version: int, counts: dict[str, int], members: list[Member]
+    *,
+    at: datetime,
+    version: str,
+    schema_version: int,
+    counts: dict[str, int],
+    members: list[Member],
+    form: str = FORMAT,
 ) -> Manifest:
     """The manifest of a backup made at `at`."""
     return Manifest(
-        format=FORMAT,
+        format=form,
         made_at=rfc3339_ms(at),
         version=version,
         schema_version=schema_version,

@@ -3,7 +3,7 @@
 A task of the type `agent_session` runs as a session of a local or gateway agent, `connect_only` is a lease.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from ambientd.core.assignments import (
     AGENT_SESSION,
     CONNECT_ONLY,
     EXECUTION,
+    TOLD_AGAIN,
     Assignment,
     AssignmentState,
     Offered,
@@ -79,11 +80,11 @@ class Work(msgspec.Struct, frozen=True, kw_only=True):
 # --- what the control plane wants
 
 
-async def reconcile(work: Work) -> Step:
+async def reconcile(work: Work, open_there: Iterable[str] = ()) -> Step:
     """Says what runs here, hears what is to be kept, stopped and begun, and does it; `again` when not all of
-    it was in the answer."""
+    it was in the answer. `open_there`: tasks that the control plane counts on, as it said last."""
     pushing = work.pushing
-    held = {one.task_id: one for one in await pushing.store.read(lambda tx: tx.assignments.open())}
+    held = await pushing.store.read(lambda tx: _held(tx, open_there))
     # What has ended and was not told counts as running, or it would be taken for lost and given anew. What
     # could not be begun yet is offered again.
     running = [
@@ -117,6 +118,17 @@ async def reconcile(work: Work) -> Step:
 def _wanted(verdicts: Mapping[str, Verdict]) -> set[str]:
     """Tasks that are to be begun; an answer may hold fewer of them than it names."""
     return {task_id for task_id, verdict in verdicts.items() if verdict is Verdict.START}
+
+
+def _held(tx: Transaction, open_there: Iterable[str]) -> dict[str, Assignment]:
+    """Tasks that this node has, by id; also those whose end the control plane was told of and counts on all
+    the same: it was put back, and would give them out anew."""
+    held = {one.task_id: one for one in tx.assignments.open()}
+    for task_id in open_there:
+        mine = None if task_id in held else tx.assignments.get(task_id)
+        if mine is not None and mine.state in TOLD_AGAIN and mine.stop_cause is None:
+            held[task_id] = mine
+    return held
 
 
 def _withdrawn(

@@ -8,7 +8,8 @@ from datetime import datetime
 import msgspec
 
 from ambientd.core.backup import (
-    DATABASE,
+    DATABASES,
+    FORMAT,
     IDENTITY,
     MANIFEST,
     Manifest,
@@ -26,7 +27,8 @@ from ambientd.ports.clock import Clock
 class Backups(msgspec.Struct, frozen=True, kw_only=True):
     """What making a backup needs, given once.
 
-    `configuration` reads the files as they are now; `identity` the key, None when there is none.
+    `configuration` reads the files as they are now; `identity` the key, None when there is none; `form` is
+    that of a node's or of a control plane's backup.
     """
 
     snapshots: Snapshots
@@ -35,6 +37,7 @@ class Backups(msgspec.Struct, frozen=True, kw_only=True):
     version: str
     configuration: Callable[[], Sequence[ExtraFile]]
     identity: Callable[[], bytes | None]
+    form: str = FORMAT
 
 
 class Image:
@@ -47,7 +50,7 @@ class Image:
         first = ExtraFile(MANIFEST, encode_manifest(manifest))
         self._small = {file.name: file.content for file in (first, *small)}
         sizes = [(name, len(content)) for name, content in self._small.items()]
-        self._pieces = lay_out([*sizes, (DATABASE, database.size)], at)
+        self._pieces = lay_out([*sizes, (manifest.database, database.size)], at)
         self._offsets = [piece.offset for piece in self._pieces]
         self.size = total_size(self._pieces)
 
@@ -96,13 +99,14 @@ async def make_backup(backups: Backups, *, with_identity: bool, progress: Progre
         await backups.place.discard(path)
         raise
     members = [_member(file) for file in small]
-    members.append(Member(name=DATABASE, bytes=held.size, sha256=held.sha256))
+    members.append(Member(name=DATABASES[backups.form], bytes=held.size, sha256=held.sha256))
     manifest = build_manifest(
         at=at,
         version=backups.version,
         schema_version=facts.schema_version,
         counts=dict(facts.counts),
         members=members,
+        form=backups.form,
     )
     return Image(manifest, small, held, at)
 

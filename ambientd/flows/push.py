@@ -12,6 +12,7 @@ from ambientd.core.controlreply import number_in, words_of
 from ambientd.core.outbox import Meaning, Reply, confirmed, is_number, meaning_of, too_many
 from ambientd.core.outboxrecords import DeltaVWindow, Depth, Flight, KeptReport, LedgerItem
 from ambientd.core.pushbodies import audit_body, delta_v_body, ledger_bodies, numbered, reports_body
+from ambientd.core.records import AuditEntry
 from ambientd.core.timefmt import to_ms
 from ambientd.ports.clock import Clock
 from ambientd.ports.controlplane import ControlCalls
@@ -29,6 +30,9 @@ HISTORY_BATCH = 500  # noted in one write
 # What a batch of the ledger may have; the control plane takes four.
 BODY_MAX = 3 * 1024 * 1024
 MINUTE_MS = 60_000
+PUT_BACK = "control_plane.put_back"
+# What was sampled in a minute is written by the end of the next one; what was told is not told again.
+SETTLED_MS = 60_000
 
 
 class Pushing(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,20 +95,66 @@ async def align(pushing: Pushing) -> Step:
     if not is_number(node.report_seq, *there.values()):
         return _wrong("its numbers are none of this node's")
 
-    def work(tx: Transaction) -> None:
+    def work(tx: Transaction) -> list[str]:
+        lost = _reports_lost(tx, pushing, node.report_seq)
         tx.outbox.jump(OutboxStream.REPORTS, node.report_seq)
+        # Further on than this node believes is looked into when records are sent: it must be the same chain.
+        found = [_go_back(tx, pushing, OutboxStream.AUDIT, there.get(OutboxStream.AUDIT.value, 0))]
         for stream in (OutboxStream.LEDGER, OutboxStream.DELTA_V):
             acked = there.get(stream.value, 0)
-            if acked < tx.outbox.stream(stream).acked_seq:
-                tx.outbox.go_back(stream, acked)
-            else:
-                tx.outbox.jump(stream, acked)
-        # Further on than this node believes is looked into when records are sent: it must be the same chain.
-        audit = max(there.get(OutboxStream.AUDIT.value, 0), tx.audit.state().pruned.seq)
-        tx.outbox.go_back(OutboxStream.AUDIT, audit)
+            found.append(_go_back(tx, pushing, stream, acked))
+            tx.outbox.jump(stream, acked)
+        return [one for one in (lost, *found) if one is not None]
 
-    await pushing.store.write(work)
-    return NOTHING
+    return Step(text="; ".join(await pushing.store.write(work)))
+
+
+def _reports_lost(tx: Transaction, pushing: Pushing, there: int) -> str | None:
+    """Reports that the control plane had and has lost lie nowhere any more, but for those that were not
+    removed yet: they are counted as dropped, those of a second loss at the most."""
+    stream = tx.outbox.stream(OutboxStream.REPORTS)
+    before = stream.acked_seq
+    if there >= before:
+        return None
+    kept = sum(there < mark.seq <= before for mark in tx.outbox.report_marks())
+    # Some of the numbers may have been dropped or refused, and were never known there.
+    lost = min(before - there - kept, stream.acknowledged)
+    tx.outbox.count(OutboxStream.REPORTS, acknowledged=-lost, dropped=lost)
+    return _go_back(tx, pushing, OutboxStream.REPORTS, there, lost=lost)
+
+
+def _go_back(tx: Transaction, pushing: Pushing, stream: OutboxStream, there: int, **more: int) -> str | None:
+    """What the control plane had and has no more waits again. Recorded: its database is an older copy, which
+    may have lost what this node cannot tell again. In words; None when it has lost nothing."""
+    before = tx.outbox.stream(stream).acked_seq
+    if there >= before:
+        return None
+    if stream is OutboxStream.AUDIT:
+        pruned = tx.audit.state().pruned.seq
+        more = {"removed_here": pruned - there} if pruned > there else {}
+        tx.outbox.go_back(stream, max(there, pruned))
+    else:
+        tx.outbox.go_back(stream, there)
+    tx.audit.append(
+        AuditEntry(
+            kind=PUT_BACK,
+            at=pushing.clock.now(),
+            actor="node",
+            subject=stream.value,
+            detail={"there": there, "acknowledged": before, **more},
+        )
+    )
+    return f"{stream.value} is known there up to {there}, not {before}"
+
+
+async def note_put_back(pushing: Pushing, there: int) -> str:
+    """Whether the control plane has lost reports that it had, by the last number that it knew before the one
+    that it was told just now: then its database is an older copy. What is lost, in words; empty for nothing.
+    """
+    acked = await pushing.store.read(lambda tx: tx.outbox.stream(OutboxStream.REPORTS).acked_seq)
+    if there >= acked:
+        return ""
+    return await pushing.store.write(lambda tx: _reports_lost(tx, pushing, there)) or ""
 
 
 # --- reports
@@ -211,17 +261,17 @@ async def _meet_chain(pushing: Pushing, reply: Reply) -> Step:
     def work(tx: Transaction) -> str:
         acked = tx.outbox.stream(OutboxStream.AUDIT).acked_seq
         pruned = tx.audit.state().pruned.seq
-        if head != 0 and tx.audit.hash_at(head) != digest:
-            return f"the control plane has another audit chain of this node (record {head})"
         if head < pruned:
             return f"audit records {head + 1} to {pruned} are neither here nor at the control plane"
+        if head != 0 and tx.audit.hash_at(head) != digest:
+            return f"the control plane has another audit chain of this node (record {head})"
         if head == acked:
             return "the control plane refuses the next audit record"
         if head > acked:
             tx.outbox.acknowledge_audit(head)
             tx.audit.acknowledge(head)
         else:
-            tx.outbox.go_back(OutboxStream.AUDIT, head)
+            _go_back(tx, pushing, OutboxStream.AUDIT, head)
         return ""
 
     trouble = await pushing.store.write(work)
@@ -236,7 +286,7 @@ async def _meet_chain(pushing: Pushing, reply: Reply) -> Step:
 async def send_ledger(pushing: Pushing) -> Step:
     """What is new of sessions, with their events and usage."""
 
-    after, items = await pushing.store.write(lambda tx: _next_items(tx, pushing))
+    after, items, fresh = await pushing.store.write(lambda tx: _next_items(tx, pushing))
     if not items:
         return NOTHING
     body, sent = ledger_bodies(after, items, bytes_max=BODY_MAX >> pushing.small)
@@ -248,6 +298,12 @@ async def send_ledger(pushing: Pushing) -> Step:
         return _wrong(f"it confirmed ledger record {answer.acked_seq}, which was not sent")
     if acked < sent[0].flight.seq:
         return _wrong(f"it confirmed no ledger record behind {answer.acked_seq}")
+    if fresh and answer.duplicates:
+        # Numbers that were never sent are known there: another copy of this node counts as well. What was
+        # sent with them was taken for its records, and goes once more behind those.
+        taken = max(answer.acked_seq, sent[-1].flight.seq)
+        await pushing.store.write(lambda tx: tx.outbox.jump(OutboxStream.LEDGER, taken))
+        return Step(meaning=Meaning.BEHIND, text="another copy of this node uses its numbers", again=True)
     mine = {item.flight.seq for item in sent}
     left_out = len(mine.intersection(record.seq for record in answer.left_out if record.seq <= acked))
 
@@ -260,7 +316,9 @@ async def send_ledger(pushing: Pushing) -> Step:
     return Step(moved=await pushing.store.write(done))
 
 
-def _next_items(tx: Transaction, pushing: Pushing) -> tuple[int, list[LedgerItem]]:
+def _next_items(tx: Transaction, pushing: Pushing) -> tuple[int, list[LedgerItem], bool]:
+    """The last number that is durable there, what goes next, and whether its numbers are all new."""
+    before = tx.outbox.stream(OutboxStream.LEDGER).last_seq
     room = {"sessions": pushing.batch(SESSIONS_BATCH), "events": pushing.batch(EVENTS_BATCH)}
     flights = tx.outbox.ledger_flight(**room)
     if not flights:
@@ -271,7 +329,8 @@ def _next_items(tx: Transaction, pushing: Pushing) -> tuple[int, list[LedgerItem
     for flight in flights:
         if flight.seq not in found:
             tx.outbox.drop_flight(flight.seq, refused=False)
-    return tx.outbox.stream(OutboxStream.LEDGER).acked_seq, items
+    fresh = bool(items) and items[0].flight.seq > before
+    return tx.outbox.stream(OutboxStream.LEDGER).acked_seq, items, fresh
 
 
 async def _ledger_refused(pushing: Pushing, sent: Sequence[LedgerItem], reply: Reply) -> Step:
@@ -280,7 +339,7 @@ async def _ledger_refused(pushing: Pushing, sent: Sequence[LedgerItem], reply: R
         last = number_in(reply, "after")
         if last is None:
             return failed(reply)
-        await pushing.store.write(lambda tx: tx.outbox.go_back(OutboxStream.LEDGER, last))
+        await pushing.store.write(lambda tx: _go_back(tx, pushing, OutboxStream.LEDGER, last))
         return Step(meaning=Meaning.BEHIND, reply=reply, again=True)
     if meaning not in (Meaning.REFUSED, Meaning.TOO_LARGE) or len(sent) > 1:
         return failed(reply)
@@ -304,12 +363,12 @@ def _give_up_part(tx: Transaction, flight: Flight) -> None:
 
 
 async def send_delta_v(pushing: Pushing) -> Step:
-    """Windows that are over."""
-    now = to_ms(pushing.clock.now())
+    """Windows that do not change any more."""
+    settled = settled_ms(pushing.clock)
 
     def look(tx: Transaction) -> tuple[int, list[DeltaVWindow]]:
         acked = tx.outbox.stream(OutboxStream.DELTA_V).acked_seq
-        return acked, tx.outbox.delta_v(acked, now, pushing.batch(WINDOWS_BATCH))
+        return acked, tx.outbox.delta_v(acked, settled, pushing.batch(WINDOWS_BATCH))
 
     after, windows = await pushing.store.read(look)
     if not windows:
@@ -319,11 +378,11 @@ async def send_delta_v(pushing: Pushing) -> Step:
     if isinstance(answer, Reply):
         last = number_in(answer, "after") if meaning_of(answer) is Meaning.BEHIND else None
         if last is not None:
-            await pushing.store.write(lambda tx: tx.outbox.go_back(OutboxStream.DELTA_V, last))
+            await pushing.store.write(lambda tx: _go_back(tx, pushing, OutboxStream.DELTA_V, last))
             return Step(meaning=Meaning.BEHIND, reply=answer, again=True)
         return failed(answer)
     numbers = [record.seq for record in body.records]
-    acked = confirmed(numbers, answer.acked_seq, now // MINUTE_MS)
+    acked = confirmed(numbers, answer.acked_seq, settled // MINUTE_MS)
     if acked is None or acked < numbers[0]:
         return _wrong(f"it confirmed window {answer.acked_seq}, which was not sent")
     count = sum(number <= acked for number in numbers)
@@ -331,6 +390,12 @@ async def send_delta_v(pushing: Pushing) -> Step:
     return Step(moved=count)
 
 
-async def depth(store: Store) -> Depth:
+def settled_ms(clock: Clock) -> int:
+    """Windows that end by this instant do not change any more."""
+    return to_ms(clock.now()) - SETTLED_MS
+
+
+async def depth(store: Store, clock: Clock) -> Depth:
     """What waits. Raises as `Store.read` does."""
-    return await store.read(lambda tx: tx.outbox.depth())
+    settled = settled_ms(clock)
+    return await store.read(lambda tx: tx.outbox.depth(settled))

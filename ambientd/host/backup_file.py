@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from typing import IO
 
 from ambientd.core.backup import (
-    DATABASE,
+    FORMAT,
     MANIFEST,
     MANIFEST_MAX,
     MEMBERS_MAX,
@@ -145,12 +145,12 @@ def _read(file: IO[bytes]) -> bytes:
 
 
 @contextmanager
-def open_backup(path: str) -> Iterator[BackupReader]:
+def open_backup(path: str, form: str = FORMAT) -> Iterator[BackupReader]:
     """The backup at `path`, its list of contents compared with its manifest. Raises BackupError, OSError."""
     try:
         with tarfile.open(path, "r:") as tar:
             infos = _infos(tar)
-            yield BackupReader(tar, _manifest(tar, infos), infos)
+            yield BackupReader(tar, _manifest(tar, infos, form), infos)
     except tarfile.TarError as error:
         raise BackupError(f"it is no backup, or it is damaged: {error}") from None
 
@@ -164,17 +164,17 @@ def _infos(tar: tarfile.TarFile) -> dict[str, tarfile.TarInfo]:
     return infos
 
 
-def _manifest(tar: tarfile.TarFile, infos: dict[str, tarfile.TarInfo]) -> Manifest:
+def _manifest(tar: tarfile.TarFile, infos: dict[str, tarfile.TarInfo], form: str) -> Manifest:
     info = infos.pop(MANIFEST, None)
     if info is None or info.size > MANIFEST_MAX:
         raise BackupError("it has no manifest")
     file = tar.extractfile(info)
-    found = read_manifest(file.read()) if file is not None else "it has no manifest"
+    found = read_manifest(file.read(), form) if file is not None else "it has no manifest"
     if isinstance(found, str):
         raise BackupError(found)
     wanted = {member.name: member.bytes for member in found.members}
     if wanted != {name: info.size for name, info in infos.items()}:
         raise BackupError("its files are not those that its manifest names")
-    if any(size > SMALL_MAX for name, size in wanted.items() if name != DATABASE):
+    if any(size > SMALL_MAX for name, size in wanted.items() if name != found.database):
         raise BackupError("its configuration is larger than any configuration is")
     return found

@@ -27,7 +27,10 @@ VERBS: Mapping[str, Verb] = {
     ),
     "dev": Verb("ambientd.main.dev", "run", "run a throw-away node with sample agents", stays=True),
     "control-plane": Verb(
-        "ambientd.main.control_plane", "run", "run the control plane of a fleet, or `init` it", stays=True
+        "ambientd.main.control_plane",
+        "run",
+        "run the control plane of a fleet; `init`, `backup`, `restore`",
+        stays=True,
     ),
     "check-config": Verb("ambientd.main.config", "run_check_config", "report every configuration problem"),
     "config": Verb("ambientd.main.config", "run_config", "show, init, set or locate the configuration"),

@@ -186,7 +186,7 @@ def _put_back(options: argparse.Namespace, place: _Place, reader: BackupReader, 
         if dict(facts.counts) != reader.manifest.counts:
             raise BackupError("its database does not hold the rows that its manifest counts")
         if options.config_to:
-            _unpack_configuration(reader, options.config_to)
+            unpack_configuration(reader, options.config_to)
         if options.with_identity and reader.manifest.member(IDENTITY) is not None:
             _put_identity(reader, place.state_dir / IDENTITY)
         _record(new, reader.manifest, place)
@@ -240,7 +240,8 @@ def _record(new: Path, manifest: Manifest, place: _Place) -> None:
     append_audit(new, entry, _CLOCK)
 
 
-def _unpack_configuration(reader: BackupReader, folder: str) -> None:
+def unpack_configuration(reader: BackupReader, folder: str) -> None:
+    """Writes a backup's configuration into a new folder. Raises OSError, BackupError."""
     os.mkdir(folder, 0o700)
     for member in reader.manifest.members:
         if not member.name.startswith(CONFIG_FOLDER):

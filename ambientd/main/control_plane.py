@@ -1,4 +1,4 @@
-"""`ambientd control-plane` and `ambientd control-plane init`."""
+"""`ambientd control-plane`; its verbs `init`, `backup` and `restore` are in modules of their own."""
 
 import argparse
 import os
@@ -65,6 +65,7 @@ _MORE = """\
 examples:
   ambientd control-plane init                   secrets, the first owner, a join token
   ambientd control-plane                        on 127.0.0.1:7443, SQLite
+  ambientd control-plane backup fleet.tar       one instant of its data, while it runs; `restore` puts it back
   ambientd control-plane --listen 0.0.0.0:7443 --database postgresql://ambient@db.example.net/ambient
 """
 
@@ -75,6 +76,11 @@ def run(argv: Sequence[str]) -> int:
         from ambientd.main.control_plane_init import run_init
 
         return run_init(argv[1:])
+    if argv and argv[0] in ("backup", "restore"):
+        from ambientd.main import control_plane_backup
+
+        verbs = {"backup": control_plane_backup.run_backup, "restore": control_plane_backup.run_restore}
+        return verbs[argv[0]](argv[1:])
     parser = argparse.ArgumentParser(
         prog="ambientd control-plane",
         description=_TEXT,
@@ -115,7 +121,7 @@ def _start(given: Given) -> int:
     try:
         lock = statelock.acquire(str(state_dir), SystemClock().now(), database=place.file or "")
     except statelock.StateLockedError as error:
-        only = f"{error} Each control plane needs a state directory of its own."
+        only = f"{error} Each node and control plane needs one of its own: --state-dir."
         refuse(only, (), notifier=notifier, passed=())
         return exits.LOCKED
     except statelock.StateDirError as error:

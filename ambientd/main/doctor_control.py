@@ -32,7 +32,6 @@ from ambientd.wire.fleet_view_messages import FleetNodes
 from ambientd.wire.messages import StatusDocument
 
 PROBE_SEC = 1.7
-STEP_SEC = PROBE_SEC / 2  # of two requests
 _AGENT = f"ambientd/{__version__} (doctor)"
 
 
@@ -102,16 +101,16 @@ def _without_daemon(place: Place) -> Finding:
     if isinstance(address, str):
         return fail(f"control_plane.url {address}", "ambientctl check-config")
     if file.current is None:
-        return doctor.judge_answer(address.url, _probe(address, config.control_plane.ca_file))
+        return doctor.judge_answer(address.url, _probe(address, config))
     return _as_node(file.current, address, config, place)
 
 
-def _probe(address: ControlAddress, ca_file: str | None) -> Answer:
+def _probe(address: ControlAddress, config: Config) -> Answer:
     import trio
 
-    from ambientd.net.probes import UpstreamProbes
+    from ambientd.app.control_probes import ControlProbes
 
-    probes = UpstreamProbes(agent=_AGENT)
+    probes, ca_file = ControlProbes(lambda: config, agent=_AGENT), config.control_plane.ca_file
     return trio.run(partial(probes.ask_control, address, ca_file=ca_file, seconds=PROBE_SEC))
 
 
@@ -137,12 +136,18 @@ def _as_node(membership: Membership, address: ControlAddress, config: Config, pl
 async def _ask(
     membership: Membership, identity: FileIdentity, address: ControlAddress, config: Config
 ) -> ControlAnswer:
-    from ambientd.flows.controlcheck import ask_as_node
-    from ambientd.net.control_plane_http import build_transport, settings_of
+    import trio
 
-    transport = build_transport(settings_of(config.control_plane, address), agent=_AGENT)
+    from ambientd.flows.controlcheck import ask_as_node
+    from ambientd.net.control_plane_http import HttpControlTransport, settings_of
+
+    settings = settings_of(config.control_plane, address)
+    transport = HttpControlTransport(lambda: settings, agent=_AGENT)
     try:
-        return await ask_as_node(membership, identity, transport, seconds=STEP_SEC)
+        with trio.fail_after(PROBE_SEC):
+            return await ask_as_node(membership, identity, transport, seconds=PROBE_SEC)
+    except trio.TooSlowError:
+        raise UnavailableError("no answer in time") from None
     finally:
         await transport.aclose()
 

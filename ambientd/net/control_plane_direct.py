@@ -16,6 +16,7 @@ import trio
 from ambientd.core.answerhead import parse_plain_answer
 from ambientd.net.control_plane_http import (
     ANSWER_MAX,
+    CUT_OFF,
     KEEP_SEC,
     NO_HTTP,
     OTHER_KEY,
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 RECEIVE_BYTES = 64 * 1024
 HEAD_MAX = 16 * 1024
-_BROKE = "the connection broke"
 
 
 class DirectControlTransport:
@@ -70,7 +70,9 @@ class DirectControlTransport:
             await link.stream.send_all(asked.raw)
             answer, again = await _read(link.stream, asked)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise UnavailableError(words_of(error) or _BROKE) from None
+            raise UnavailableError(words_of(error) or CUT_OFF + self.settings.when_cut) from None
+        except _CutOffError:
+            raise UnavailableError(NO_HTTP + self.settings.when_cut) from None
         finally:  # also when cancelled: a connection with half an answer in it serves nobody
             if again:
                 link.used_at, self._kept = trio.current_time(), link
@@ -88,7 +90,7 @@ class DirectControlTransport:
         try:
             plain = await trio.open_tcp_stream(address.host, address.port)
         except (OSError, UnicodeError) as error:
-            raise UnavailableError(words_of(error) or _BROKE) from None
+            raise UnavailableError(words_of(error) or CUT_OFF) from None
         sock = socket.socket(fileno=plain.socket.detach())
         stream: trio.abc.Stream = QuickStream(sock)
         if not address.tls:
@@ -113,7 +115,7 @@ class DirectControlTransport:
         try:
             await stream.do_handshake()
         except (trio.BrokenResourceError, ssl.CertificateError) as error:
-            raise UnavailableError(words_of(error) or _BROKE) from None
+            raise UnavailableError(words_of(error) or CUT_OFF) from None
         if settings.pin is not None:
             from ambientd.core.spki import pin_of
 
@@ -121,6 +123,10 @@ class DirectControlTransport:
             if shown is None or pin_of(shown) != settings.pin:
                 raise UnavailableError(OTHER_KEY)
         return stream
+
+
+class _CutOffError(Exception):
+    """There is no whole answer."""
 
 
 class _Asked:
@@ -163,7 +169,7 @@ async def _read(stream: trio.abc.Stream, asked: _Asked) -> tuple[ControlAnswer, 
     data = bytearray()
     while b"\r\n\r\n" not in data:
         if len(data) > HEAD_MAX:
-            raise UnavailableError(NO_HTTP)
+            raise _CutOffError
         data += await _more(stream)
     head = parse_plain_answer(data)
     if head is None:
@@ -180,7 +186,7 @@ async def _read(stream: trio.abc.Stream, asked: _Asked) -> tuple[ControlAnswer, 
 async def _more(stream: trio.abc.Stream) -> bytes | bytearray:
     data = await stream.receive_some(RECEIVE_BYTES)
     if not data:
-        raise UnavailableError(NO_HTTP)
+        raise _CutOffError
     return data
 
 
@@ -204,10 +210,10 @@ async def _read_unusual(stream: trio.abc.Stream, asked: _Asked, data: bytes) -> 
                 if taken > ANSWER_MAX:
                     raise UnavailableError(TOO_LONG)
             elif not isinstance(event, h11.InformationalResponse):
-                raise UnavailableError(NO_HTTP)
+                raise _CutOffError
     except h11.RemoteProtocolError:
-        raise UnavailableError(NO_HTTP) from None
+        raise _CutOffError from None
     if answer is None:
-        raise UnavailableError(NO_HTTP)
+        raise _CutOffError
     headers = {name.decode("ascii"): value.decode("latin-1") for name, value in answer.headers}
     return ControlAnswer(status=answer.status_code, headers=headers, body=b"".join(parts)), False

@@ -2,14 +2,14 @@
 
 import os
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from ambientd.config.autonomy import ControlPlaneConfig
 from ambientd.config.upstream import ControlAddress
-from ambientd.ports.controlplane import ControlTransport
+from ambientd.ports.controlplane import ControlAnswer, ControlTransport
 from ambientd.ports.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ KEEP_SEC = 70.0
 TOO_LONG = f"the answer is longer than {ANSWER_MAX} bytes"
 NO_HTTP = "the answer is no HTTP, or was cut off"
 OTHER_KEY = "the server's key is not the pinned one (control_plane.pin)"
+INSTALL = "pip install 'ambient-node[control-link]'"
+CUT_OFF = "the connection was cut off"
+# A server that wants one and gets none ends the connection after the handshake, without a word.
+_WANTS_CERTIFICATE = " (does it want a client certificate? control_plane.client_cert)"
 
 
 class TransportSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +37,11 @@ class TransportSettings(msgspec.Struct, frozen=True, kw_only=True):
     client_cert: str | None = None
     client_key: str | None = None
     proxy: str | None = None
+
+    @property
+    def when_cut(self) -> str:
+        """What to say behind the words of a connection that was cut off."""
+        return _WANTS_CERTIFICATE if self.address.tls and self.client_cert is None else ""
 
 
 def settings_of(config: ControlPlaneConfig, address: ControlAddress) -> TransportSettings:
@@ -47,8 +56,35 @@ def settings_of(config: ControlPlaneConfig, address: ControlAddress) -> Transpor
     )
 
 
-def build_transport(settings: TransportSettings, *, agent: str) -> ControlTransport:
-    """A transport for one request at a time; nothing is opened yet. `agent` is the User-Agent."""
+class HttpControlTransport:
+    """Implements `ports.controlplane.ControlTransport`. For one request at a time."""
+
+    def __init__(self, settings: Callable[[], TransportSettings], *, agent: str) -> None:
+        """`settings` are asked for with each request: others close the connection of before. `agent` is the
+        User-Agent. Nothing is opened or loaded."""
+        self._wanted = settings
+        self._agent = agent
+        self._settings: TransportSettings | None = None
+        self._way: ControlTransport | None = None
+
+    async def send(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, *, seconds: float
+    ) -> ControlAnswer:
+        """See the port; `target` begins behind the address's path."""
+        wanted = self._wanted()
+        if self._way is None or wanted != self._settings:
+            await self.aclose()
+            self._settings, self._way = wanted, _build(wanted, self._agent)
+        return await self._way.send(method, target, headers, body, seconds=seconds)
+
+    async def aclose(self) -> None:
+        """Closes the connection."""
+        way, self._way = self._way, None
+        if way is not None:
+            await way.aclose()
+
+
+def _build(settings: TransportSettings, agent: str) -> ControlTransport:
     if settings.proxy is not None:
         from ambientd.net.control_plane_proxied import ProxiedControlTransport
 

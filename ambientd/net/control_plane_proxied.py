@@ -10,6 +10,8 @@ import trio
 
 from ambientd.net.control_plane_http import (
     ANSWER_MAX,
+    CUT_OFF,
+    INSTALL,
     KEEP_SEC,
     NO_HTTP,
     OTHER_KEY,
@@ -56,7 +58,7 @@ class ProxiedControlTransport:
         try:
             import httpcore2
         except ImportError:
-            raise UnavailableError("the package httpcore2 is missing (the extra `control-link`)") from None
+            raise UnavailableError(f"the package httpcore2 is missing: {INSTALL}") from None
         address = self.settings.address
         given = {"Host": address.host_header, "User-Agent": self._agent, "Accept": "application/json"}
         if body:
@@ -79,7 +81,10 @@ class ProxiedControlTransport:
             httpcore2.ProxyError,
         ) as error:
             await self.aclose()
-            raise UnavailableError(_words(error)) from None
+            raise UnavailableError(_words(error, self.settings.when_cut)) from None
+        except ImportError:
+            await self.aclose()
+            raise UnavailableError(f"a socks5:// proxy needs the package socksio: {INSTALL}") from None
         except OSError as error:
             await self.aclose()
             raise UnavailableError(f"no connection: {error.strerror or type(error).__name__}") from None
@@ -125,8 +130,8 @@ async def _body(answer: "httpcore2.Response") -> bytes:
     return b"".join(parts)
 
 
-def _words(error: Exception) -> str:
-    """What kind of trouble it was."""
+def _words(error: Exception, when_cut: str) -> str:
+    """What kind of trouble it was, `when_cut` after a connection that was cut."""
     if str(error) == OTHER_KEY:
         return OTHER_KEY
     found = words_of(error)
@@ -137,6 +142,7 @@ def _words(error: Exception) -> str:
         "Proxy": "the proxy refused",
         "Connect": "no connection",
         "Timeout": "no answer in time",
-        "Protocol": NO_HTTP,
+        "Protocol": f"{NO_HTTP}{when_cut}",
+        "ReadError": f"{CUT_OFF}{when_cut}",
     }
     return next((text for sign, text in words.items() if sign in name), f"the connection broke ({name})")

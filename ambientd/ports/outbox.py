@@ -51,8 +51,8 @@ class OutboxRepository(Protocol):
     def stream(self, stream: OutboxStream) -> StreamState:
         """One stream; `waiting` is not counted."""
 
-    def depth(self) -> Depth:
-        """What waits in all streams."""
+    def depth(self, windows_before_ms: int) -> Depth:
+        """What waits in all streams; of Δv the windows that ended before an instant."""
 
     def jump(self, stream: OutboxStream, seq: int) -> None:
         """Numbers up to `seq` are taken at the control plane, whatever this node remembers."""

@@ -28,6 +28,7 @@ from ambientd.store.usage import SqliteUsage
 from ambientd.wire.outbox_enums import OutboxStream
 
 MINUTE_MS = 60_000
+NO_EVENTS = 2**62  # as the triggers note a session of which only the row is new
 
 _STATE = (
     "SELECT joined, membership, request_seq, history_after, history_upto, policies_revision, leases_revision,"
@@ -35,7 +36,7 @@ _STATE = (
 )
 _STREAM = "SELECT last_seq, acked_seq, acknowledged, dropped, refused FROM outbox_streams WHERE stream = ?"
 _REPORTS = "SELECT seq, at_ms, priority, body FROM outbox_reports"
-_FLIGHT = "SELECT seq, session_key, first_event, last_event FROM outbox_flight ORDER BY seq"
+_FLIGHTS = "SELECT seq, session_key, first_event, last_event FROM outbox_flight"
 _NEW = "SELECT session_key, from_event FROM outbox_sessions ORDER BY session_key LIMIT ?"
 _EVENTS_FROM = (
     "SELECT count(*), max(seq) FROM (SELECT seq FROM session_event_rows"
@@ -53,7 +54,10 @@ _WINDOWS = (
     " FROM delta_v_history WHERE width_sec = 60 AND start_ms > ? AND start_ms <= ?"
     " GROUP BY start_ms ORDER BY start_ms LIMIT ?"
 )
-_NEW_WINDOWS = "SELECT count(DISTINCT start_ms) FROM delta_v_history WHERE width_sec = 60 AND start_ms > ?"
+_NEW_WINDOWS = (
+    "SELECT count(DISTINCT start_ms) FROM delta_v_history"
+    " WHERE width_sec = 60 AND start_ms > ? AND start_ms <= ?"
+)
 
 
 class SqliteOutbox:
@@ -156,7 +160,7 @@ class SqliteOutbox:
             refused=row[4],
         )
 
-    def depth(self) -> Depth:
+    def depth(self, windows_before_ms: int) -> Depth:
         """What waits in all streams."""
         if not self.state().joined:
             return Depth(streams=tuple(self.stream(one) for one in OutboxStream))
@@ -166,7 +170,7 @@ class SqliteOutbox:
             OutboxStream.REPORTS: reports,
             OutboxStream.AUDIT: self._audit_waiting(),
             OutboxStream.LEDGER: self._ledger_waiting(),
-            OutboxStream.DELTA_V: self._windows_waiting(),
+            OutboxStream.DELTA_V: self._windows_waiting(windows_before_ms),
             OutboxStream.RESULTS: results,
         }
         streams = tuple(
@@ -199,10 +203,9 @@ class SqliteOutbox:
             )
         return noted + history + self._count("SELECT count(*) FROM outbox_flight")
 
-    def _windows_waiting(self) -> int:
+    def _windows_waiting(self, before_ms: int) -> int:
         acked = self.stream(OutboxStream.DELTA_V).acked_seq
-        # The newest window is still being filled.
-        return max(0, self._count(_NEW_WINDOWS, (acked * MINUTE_MS,)) - 1)
+        return self._count(_NEW_WINDOWS, (acked * MINUTE_MS, before_ms - MINUTE_MS))
 
     def _oldest(self) -> int | None:
         report = self._connection.execute("SELECT at_ms FROM outbox_reports ORDER BY seq LIMIT 1").get
@@ -216,12 +219,23 @@ class SqliteOutbox:
         return min(found, default=None)
 
     def jump(self, stream: OutboxStream, seq: int) -> None:
-        """Numbers up to `seq` are taken there."""
+        """Numbers up to `seq` are taken there. Of what is under way with one of them nobody knows whether it
+        was taken, or another record: it goes once more, with a number of its own."""
+        if stream is OutboxStream.LEDGER:
+            self._land(seq)
         self._connection.execute(
             "UPDATE outbox_streams SET last_seq = max(last_seq, ?1), acked_seq = max(acked_seq, ?1)"
             " WHERE stream = ?2",
             (seq, stream.value),
         )
+
+    def _land(self, seq: int) -> None:
+        """What is under way up to `seq` is new again."""
+        for row in self._connection.execute(f"{_FLIGHTS} WHERE seq <= ? ORDER BY seq", (seq,)).fetchall():
+            flight = _flight(row)
+            events = flight.first_event <= flight.last_event
+            self._note(flight.session_key, flight.first_event if events else NO_EVENTS)
+        self._connection.execute("DELETE FROM outbox_flight WHERE seq <= ?", (seq,))
 
     def go_back(self, stream: OutboxStream, seq: int) -> None:
         """No more than `seq` is kept there."""
@@ -315,7 +329,7 @@ class SqliteOutbox:
 
     def ledger_flight(self, *, sessions: int, events: int) -> list[Flight]:
         """What is under way, or else the next sessions."""
-        under_way = [_flight(row) for row in self._connection.execute(_FLIGHT)]
+        under_way = [_flight(row) for row in self._connection.execute(f"{_FLIGHTS} ORDER BY seq")]
         if under_way:
             return under_way[:sessions]
         found: list[Flight] = []

@@ -70,7 +70,11 @@ class AssignedTaskView(msgspec.Struct):
 
 
 class HeartbeatAnswer(msgspec.Struct, omit_defaults=True):
-    """`PUT /api/v1/nodes/{id}/heartbeat`. `duplicate`: a report of this number was taken before."""
+    """`PUT /api/v1/nodes/{id}/heartbeat`. `duplicate`: a report of this number was taken before.
+
+    `known_report_seq`: the highest number of a report that was known before this one; a node that was told of
+    more durable ones learns by it that the database is an older copy.
+    """
 
     message: str
     node_id: str
@@ -82,6 +86,7 @@ class HeartbeatAnswer(msgspec.Struct, omit_defaults=True):
     assigned_tasks: list[AssignedTaskView]
     internet_active: bool
     duplicate: bool = False
+    known_report_seq: int | None = None
 
 
 class ReportsPush(msgspec.Struct):

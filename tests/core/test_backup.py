@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from ambientd.core.backup import (
     DATABASE,
+    FLEET_DATABASE,
+    FLEET_FORMAT,
     FORMAT,
     Manifest,
     Member,
@@ -81,6 +83,17 @@ def test_a_manifest_that_cannot_be_used_says_why(change: dict[str, Any], said: s
     assert said in found
 
 
+def test_a_node_and_a_control_plane_do_not_take_each_others_backups() -> None:
+    member = [Member(name=FLEET_DATABASE, bytes=1, sha256="00")]
+    of_plane = build_manifest(
+        at=AT, version="1", schema_version=2, counts={}, members=member, form=FLEET_FORMAT
+    )
+    assert read_manifest(encode_manifest(of_plane), FLEET_FORMAT) == of_plane
+    assert of_plane.database == FLEET_DATABASE
+    assert read_manifest(encode_manifest(of_plane)) == "it is a backup of a control plane"
+    assert read_manifest(encode_manifest(manifest(DATABASE)), FLEET_FORMAT) == "it is a backup of a node"
+
+
 def test_bytes_that_are_no_manifest_say_so() -> None:
     assert isinstance(read_manifest(b"\xff"), str)
     assert FORMAT in encode_manifest(manifest(DATABASE)).decode()
@@ -94,6 +107,10 @@ def test_bytes_that_are_no_manifest_say_so() -> None:
         ("config/ambient.toml", True),
         ("config/conf.d/10-x.toml", True),
         ("config/", False),
+        ("secrets/API_KEY_PEPPER", True),
+        ("secrets/a/b", False),
+        ("secrets/../x", False),
+        ("other/x", False),
         ("config/../x", False),
         ("config/.hidden", False),
         ("config/a/b/c", False),

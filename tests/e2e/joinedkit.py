@@ -79,6 +79,13 @@ class Busy(threading.Thread):
             raise self.failure
 
 
+def _taken(answer: Any) -> None:
+    """Raises ConnectionError where the node says that it is not ready yet: the same is tried again."""
+    if answer.status == 503:
+        raise ConnectionError(answer)
+    assert answer.status == 200, answer
+
+
 class Recorder:
     """Hands sessions in, and remembers those that were acknowledged; every third one in two steps."""
 
@@ -105,8 +112,7 @@ class Recorder:
 
     def _post(self, body: bytes) -> None:
         # Sessions of yesterday: older ones a node forgets after a while, and its control plane does not.
-        reply = self._link.post(INGEST, body.replace(b"2026-02-18", self._day))
-        assert reply.status == 200, reply
+        _taken(self._link.post(INGEST, body.replace(b"2026-02-18", self._day)))
 
 
 class Operator:
@@ -122,7 +128,7 @@ class Operator:
         self._number += 1
         wish = {"agentId": "quick", "model": f"model-{self._number}"}
         answer = self._node.post("/api/control/model", wish, seconds=ANSWER_SEC)
-        assert answer.status == 200, answer
+        _taken(answer)
         self.acknowledged.append(answer.json["auditId"])
         time.sleep(self._pace)
 

@@ -45,6 +45,7 @@ NASTY: list[Any] = [
 ]  # fmt: skip
 DAMAGE = (b"", b"\xff", b"\x00", b'"', b"{", b"}", b",", b"\\ud800", b"\\u0000", b"NaN", b"1e999", b"9" * 400)
 DEPTH_MAX = 5
+ANEW = 100  # requests
 
 
 class Operation(NamedTuple):
@@ -286,26 +287,41 @@ async def cast_of(api: FleetApi) -> tuple[Cast, dict[str, list[str]]]:
     cast.key = (await bob.post("/auth/api-keys", {"name": "k", "scopes": scopes}, status=201))["api_key"]
     own = await bob.submit(task_type="agent_session", inputs={"agent_id": "a", "prompt": "p"})
     join = await bob.post("/join-tokens", {}, status=201)
-    # Not of those who ask, or they would hear nothing but 429.
-    wanted = {"tier": "general", "rpm": 60, "burst": 10, "expires_in": 3600, "user_id": ann.user_id}
-    override = await root.post("/admin/throttle-overrides", wanted, status=201)
     ids = {
         "node_id": ["anns-node", "bobs-node", "bobs-node", "bobs-node", "nowhere"],
         "task_id": [task, own, own, "00000000-0000-4000-8000-000000000000"],
         "session_id": ["s-1", "ses_ann", "ses_1"],
         "token_id": [join["token_id"], "x"],
         "key_id": ["x"],
-        "override_id": [override["override_id"], "x"],
+        "override_id": [await overridden(cast), "x"],
         "client": ["203.0.113.7", "203.0.113.0/24", "203.0.113.7/24", "::1", "::/0/0"],
-        "user_id": ["id-of-ann", "id-of-nobody"],
+        "user_id": ["id-of-ann", "id-of-ann", "id-of-nobody"],
+        "expires_in": [60, 3600],
+        "rpm": [60, 600],
         "tier": ["auth", "node", "task", "proof", "general", "device", "failed"],
-        "proof_data": ["cHJvb2Y=", "cHJvb2Y=", "no base64!"],
+        "proof_data": ["cHJvb2Y="],
         "public_inputs": ["cHJvb2Y=", ""],
         "username": ["bob", "ann", "newcomer"],
         "join_token": [join["join_token"]],
         "public_key": ["ed25519:" + "1" * 64],
     }
     return cast, ids
+
+
+async def set_anew(cast: Cast, ids: dict[str, list[str]]) -> None:
+    """Bob's task and the override are soon ended or gone; here are the next ones."""
+    await cast.bob.ask("DELETE", f"/tasks/{ids['task_id'][1]}")
+    ids["task_id"][1:3] = [await cast.bob.submit()] * 2
+    ids["override_id"][0] = await overridden(cast)
+
+
+async def overridden(cast: Cast) -> str:
+    """Of Ann's, not of those who ask, or they would hear nothing but 429."""
+    wanted = {"tier": "general", "rpm": 60, "burst": 10, "expires_in": 3600, "user_id": "id-of-ann"}
+    answer = await cast.api.ask(
+        "POST", "/admin/throttle-overrides", wanted, token=cast.root.token, ip=next(_ADDRESSES)
+    )
+    return str(json.loads(answer.body)["override_id"])
 
 
 def anns_rows(api: FleetApi) -> list[Any]:
@@ -352,6 +368,8 @@ async def fuzz(place: Place, count: int, seed: int, say: Callable[[str], None]) 
         before = anns_rows(api)
         names, weights = list(WEIGHTS), list(WEIGHTS.values())
         for number in range(count):
+            if number % ANEW == 0:
+                await set_anew(cast, ids)
             who = maker.random.choices(names, weights)[0]
             operation, target, body = maker.request()
             if not isinstance(parse_target(target.encode()), Target):
@@ -359,8 +377,8 @@ async def fuzz(place: Place, count: int, seed: int, say: Callable[[str], None]) 
                 continue
             if operation.path.startswith("/api/v1/auth/password") or operation.path.endswith("/credential"):
                 continue  # it would lock the cast out
-            if operation.method == "DELETE" and "bobs-node" in target:
-                continue
+            if "bobs-node" in target and (operation.method == "DELETE" or target.endswith("/reject")):
+                continue  # it would get no work any more
             answer = await cast.ask(who, operation, target, body)
             fault = fault_of(Answered(who, operation.method, target, body, answer))
             assert fault is None, (

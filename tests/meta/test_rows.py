@@ -57,7 +57,7 @@ def _autonomy() -> set[str]:
 
 
 def _control_plane() -> set[str]:
-    """R1.33 and R1.55 are the node's to hold."""
+    """R1.33 and R1.55 are the node's to hold; see `_join`."""
     rows = {f"R1.{number}" for number in (*range(20, 33), 34, *range(68, 76))}
     return rows | {"T44"}
 
@@ -67,6 +67,11 @@ def _compatible() -> set[str]:
     rows = {f"0.{number}" for number in (1, 2, 3, 4, 6, 7, 8, 9)}
     rows |= {f"2.2{letter}" for letter in "abcdefg"} | {f"2.4{letter}" for letter in "abcde"}
     return rows | {"2.6"} | {f"S{number}" for number in range(1, 13)}
+
+
+def _join() -> set[str]:
+    """R1.7 to R1.11 and R1.14 are of a view that stays open, and R1.23 is held where the lists are made."""
+    return {f"R1.{number}" for number in (*range(1, 7), 12, 13, *range(15, 20), 21, 22, 33, 55)}
 
 
 LISTS = {
@@ -80,6 +85,7 @@ LISTS = {
     "delta_v": _delta_v(),
     "autonomy": _autonomy(),
     "control_plane": _control_plane(),
+    "join": _join(),
 }
 
 

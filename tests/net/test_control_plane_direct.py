@@ -12,8 +12,7 @@ import trio
 from ambientd.config.upstream import ControlAddress
 from ambientd.core.spki import pin_of
 from ambientd.net.control_plane_direct import DirectControlTransport
-from ambientd.net.control_plane_http import ANSWER_MAX, TransportSettings, build_transport
-from ambientd.net.control_plane_proxied import ProxiedControlTransport
+from ambientd.net.control_plane_http import ANSWER_MAX, HttpControlTransport, TransportSettings
 from ambientd.ports.errors import UnavailableError
 from tests.net.test_server_tls import certificate, pem
 
@@ -220,12 +219,23 @@ async def test_a_header_cannot_bring_another_one() -> None:
     assert server.connections == []
 
 
-def test_only_a_proxy_takes_the_general_client() -> None:
-    address = ControlAddress(host="h", port=1, tls=False, path="")
-    direct = build_transport(TransportSettings(address=address), agent="a")
-    proxied = build_transport(TransportSettings(address=address, proxy="http://p:1"), agent="a")
-    assert isinstance(direct, DirectControlTransport)
-    assert isinstance(proxied, ProxiedControlTransport)
+async def test_other_settings_are_followed_with_the_next_request() -> None:
+    async with serving(said(OK, OK)) as one, serving(said(OK)) as other, answering(b"no proxy") as proxy:
+        wanted = way(one.port).settings
+        transport = HttpControlTransport(lambda: wanted, agent="agent/1")
+
+        async def get() -> int:
+            return (await transport.send("GET", "/", {}, b"", seconds=5)).status
+
+        assert [await get(), await get()] == [200, 200]
+        wanted = way(other.port).settings
+        assert await get() == 200
+        assert [len(one.connections), len(other.connections)] == [1, 1]
+        wanted = way(other.port, proxy=f"http://127.0.0.1:{proxy}").settings
+        with pytest.raises(UnavailableError):
+            await get()
+        await transport.aclose()
+    assert [len(requests) for requests in (*one.connections, *other.connections)] == [2, 1]
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")

@@ -7,7 +7,7 @@ import msgspec
 
 from ambientd.api.errors import FAMILIES, refusal
 from ambientd.api.fleet.principal import API_KEY_HEADER, bearer_of
-from ambientd.core.fleet.ratelimit import RateLimiter, Tier, tier_of
+from ambientd.core.fleet.ratelimit import RateLimiter, Tier, client_of, tier_of
 from ambientd.core.fleet.throttle import Override
 from ambientd.core.fleet.tokens import TokenKind, kind_of
 from ambientd.core.site import Network, client_address
@@ -86,7 +86,7 @@ def build_front(
             response = await app(request)
             headers = response.headers
             if response.status == 401:
-                limiter.take(Tier.FAILED, str(request.caller.ip), clock.monotonic())
+                limiter.take(Tier.FAILED, client_of(request.caller.ip), clock.monotonic())
                 headers = (*headers, _CHALLENGE)
         return msgspec.structs.replace(response, headers=(*headers, *always))
 
@@ -108,13 +108,13 @@ class _Counter:
         token, address = bearer_of(request), str(request.caller.ip)
         device = token is not None and kind_of(token) is TokenKind.DEVICE
         now = self._clock.monotonic()
-        guessing = self._limiter.wait(Tier.FAILED, address, now)
+        client = client_of(address)
+        guessing = self._limiter.wait(Tier.FAILED, client, now)
         if guessing:
             return guessing
         tier = tier_of(request.method, request.path, device=device)
-        client = address
         if device and token is not None:
-            client = f"{address} {token[:19]}"  # many nodes may share an address
+            client = f"{client} {token[:19]}"  # many nodes may share an address
         if not self._throttle.table:
             return self._limiter.take(tier, client, now)
         override = await self._override(tier, address, token)
@@ -132,7 +132,7 @@ class _Counter:
             except FAMILIES:  # counted by its address then
                 return table.of_address(tier, address, now)
             if user_id is None:  # a guess: looking it up is not free
-                self._limiter.take(Tier.FAILED, address, self._clock.monotonic())
+                self._limiter.take(Tier.FAILED, client_of(address), self._clock.monotonic())
             elif (found := table.of_user(tier, user_id, now)) is not None:
                 return found
         return table.of_address(tier, address, now)

@@ -101,6 +101,7 @@ def view_outcome(outcome: ReportOutcome, at: datetime) -> HeartbeatAnswer:
         assigned_tasks=[_assigned(task) for task in outcome.assigned],
         internet_active=any(task.task_type == CONNECT_ONLY for task in outcome.assigned),
         duplicate=outcome.duplicate,
+        known_report_seq=outcome.known_report_seq,
     )
 
 

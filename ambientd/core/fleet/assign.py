@@ -25,6 +25,17 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     connected: bool = False
 
 
+def is_able(candidate: Candidate, kind: TaskType) -> bool:
+    """Whether a node is of the type and the size for tasks of a kind."""
+    has = candidate.capabilities
+    return (
+        (candidate.node_type is kind.node_type or NodeType.ANY in (kind.node_type, candidate.node_type))
+        and has.bandwidth_mbps >= kind.min_bandwidth_mbps
+        and has.cpu_cores >= kind.min_cores
+        and has.memory_gb >= kind.min_memory_gb
+    )
+
+
 def can_take(
     candidate: Candidate,
     kind: TaskType,
@@ -34,14 +45,10 @@ def can_take(
     most: int = MAX_ACTIVE_PER_NODE,
 ) -> bool:
     """Whether a node is able, free and allowed to take a task of a kind that somebody submitted."""
-    has = candidate.capabilities
     return (
         (candidate.owner_id == creator_id or not kind.own_nodes)
-        and (candidate.node_type is kind.node_type or NodeType.ANY in (kind.node_type, candidate.node_type))
-        and has.bandwidth_mbps >= kind.min_bandwidth_mbps
-        and has.cpu_cores >= kind.min_cores
-        and has.memory_gb >= kind.min_memory_gb
-        and (has.gpu_available or not requirements.require_gpu)
+        and is_able(candidate, kind)
+        and (candidate.capabilities.gpu_available or not requirements.require_gpu)
         and candidate.active < most
         and not (kind.exclusive and candidate.connected)
     )

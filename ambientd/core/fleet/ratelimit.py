@@ -4,10 +4,13 @@ A bucket refills evenly and holds a burst. The table is bounded: when it is full
 again for the longest time go first; a client that never waits costs one entry.
 """
 
+import ipaddress
 from collections import OrderedDict
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
+_HOST_BITS = 64
 CLIENTS_MAX = 65_536  # about 16 MiB; an address that is forgotten starts with a full burst
 
 
@@ -89,6 +92,23 @@ class RateLimiter:
             bucket.left -= 1
             return 0.0
         return (1 - bucket.left) * 60 / rate.per_minute
+
+
+def client_of(address: str | None) -> str:
+    """Whom an address stands for. Whoever has one of IPv6 has a whole network of 64 bits, at least."""
+    text = str(address)
+    return _network_of(text) if ":" in text else text
+
+
+@lru_cache(maxsize=4096)
+def _network_of(text: str) -> str:
+    try:
+        address = ipaddress.IPv6Address(text.partition("%")[0])
+    except ValueError:
+        return text
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Address(int(address) >> _HOST_BITS << _HOST_BITS)) + "/64"
 
 
 def tier_of(method: str, path: str, *, device: bool) -> Tier:

@@ -240,7 +240,8 @@ class ReportOutcome(msgspec.Struct, frozen=True, kw_only=True):
     """What became of one report. When it was `refused` nothing of it was written.
 
     `before` is the status that the report found. `duplicate`: its number had been taken before, so that there
-    is no second history row. `last_request_seq` tells of a refusal as replayed.
+    is no second history row. `last_request_seq` tells of a refusal as replayed. `known_report_seq` is the
+    highest number that was known before.
     """
 
     node_id: str
@@ -251,6 +252,7 @@ class ReportOutcome(msgspec.Struct, frozen=True, kw_only=True):
     health_score: float = DEFAULT_HEALTH
     duplicate: bool = False
     assigned: tuple[AssignedTask, ...] = ()
+    known_report_seq: int = 0
 
 
 class QuietNode(msgspec.Struct, frozen=True, kw_only=True):

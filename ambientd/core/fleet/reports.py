@@ -14,6 +14,7 @@ class ReportingNode(NamedTuple):
     status: NodeStatus
     health_score: float
     incarnation: int
+    report_seq: int = 0
 
 
 class ReportingCredential(NamedTuple):

@@ -192,8 +192,8 @@ def _usage(problems: Problems, field: str, record: LedgerRecord, body: UsageBody
 def _window(problems: Problems, field: str, record: DeltaVRecord) -> DeltaVEntry:
     start = _instant(problems, f"{field}.window_start", record.window_start)
     end = _instant(problems, f"{field}.window_end", record.window_end)
-    if end < start:
-        problems.add(f"{field}.window_end", "order", "must not be before window_start")
+    if end <= start:
+        problems.add(f"{field}.window_end", "order", "must be behind window_start")
     for name in ("samples", "refused"):
         problems.between(f"{field}.{name}", getattr(record, name), 0, _INT_MAX)
     if record.value is not None:

@@ -7,7 +7,7 @@ secret of its kind, with the kind in the message, so that a token of one kind ne
 import hmac
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum, StrEnum
 from typing import assert_never
 
@@ -15,6 +15,9 @@ from ambientd.core.fleet.records import RefreshTokenRecord
 from ambientd.core.fleet.secrets import SecretName
 
 RANDOM_BYTES = 32
+ANSWER_LOST = "its answer was lost"  # why a successor that nobody used was revoked
+# Two processes with one token, that ask within this time, are no theft.
+AT_ONCE = timedelta(seconds=60)
 
 
 class TokenKind(StrEnum):
@@ -92,10 +95,13 @@ def decide_refresh(
     shown: RefreshTokenRecord | None, successor: RefreshTokenRecord | None, now: datetime
 ) -> Refresh:
     """Rotation with reuse detection that cannot lock anybody out: an answer that was lost on a bad link is no
-    theft as long as nobody has used what was in it.
+    theft as long as nobody has used what was in it. Whoever shows a token that was taken for lost had got
+    it: somebody else showed the one before.
     """
     if shown is None:
         return Refresh.UNKNOWN
+    if shown.revoked_at is not None and shown.revoked_reason == ANSWER_LOST:
+        return Refresh.REUSE if shown.revoked_at - shown.issued_at > AT_ONCE else Refresh.REVOKED
     if shown.revoked_at is not None:
         return Refresh.REVOKED
     if now >= shown.expires_at:

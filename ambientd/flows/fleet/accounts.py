@@ -18,6 +18,7 @@ from ambientd.core.fleet.records import (
     UserRecord,
 )
 from ambientd.core.fleet.tokens import (
+    ANSWER_LOST,
     RANDOM_BYTES,
     Refresh,
     TokenHashes,
@@ -209,7 +210,7 @@ class Accounts:
                     tx.tokens.revoke_family(shown.family_id, now, "reused")
                 return Rejected("NOT_AUTHENTICATED", sentence_of(verdict))
             if verdict is Refresh.REISSUE and after is not None:
-                tx.tokens.revoke_refresh(after.token_hash, now, "its answer was lost")
+                tx.tokens.revoke_refresh(after.token_hash, now, ANSWER_LOST)
             return self._issue(tx, shown.user_id, shown.family_id, now, parent=shown_hash)
 
         return await self._store.write(work)

@@ -10,7 +10,7 @@ from ambientd.core.fleet.tasktypes import CONNECT_ONLY
 from ambientd.core.fleet.tokens import RANDOM_BYTES, TokenHashes, TokenKind, build_token
 from ambientd.flows.fleet.leases import LeaseDesk
 from ambientd.flows.fleet.tasks import NO_TASK
-from ambientd.flows.fleet.work import WorkRules, end_session, finish, offer_pending
+from ambientd.flows.fleet.work import WorkRules, end_session, finish, offer_to_freed
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import Rejected
 from ambientd.ports.fleet.passwords import Randomness
@@ -131,7 +131,7 @@ class Connect:
             if end_session(tx, requester_id, session_id, ConnectStatus.ENDED, "stopped", now):
                 self._desk.revoke(tx, (session,), now)
                 finish(tx, session.task_id, TaskStatus.COMPLETED, now)
-                offer_pending(tx, now, self._rules)
+                offer_to_freed(tx, (session.node_id,), now, self._rules)
             return tx.sessions.get(requester_id, session_id) or NO_SESSION
 
         return await self._store.write(work)

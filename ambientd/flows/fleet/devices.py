@@ -21,6 +21,7 @@ from ambientd.wire.fleet_enums import NodeStatus
 
 JOIN_LIFETIME = timedelta(hours=24)
 JOIN_USES_MAX = 10_000
+UNCONFIRMED_MAX = 4  # credentials of one node that wait for `confirm`
 _NO_TOKEN = Rejected("NOT_AUTHENTICATED", "the join token is not good (any more); ask for a new one")
 _NO_PROOF = Rejected("NOT_AUTHENTICATED", "the signature does not prove that the key is this node's")
 
@@ -185,12 +186,13 @@ class Devices:
             if refused is not None:
                 return refused
             node = tx.nodes.get(old.node_id, owner_id=device.owner_id)
-            good = any(
-                one.credential_id == old.credential_id and one.revoked_at is None
-                for one in tx.devices.credentials(old.node_id)
-            )
-            if node is None or not good:
+            good = [one for one in tx.devices.credentials(old.node_id) if one.revoked_at is None]
+            if node is None or old.credential_id not in {one.credential_id for one in good}:
                 return Rejected("NOT_AUTHENTICATED", "this credential is revoked; join again")
+            # Newest first. Answers may have been lost; beyond that nobody needs what was never confirmed.
+            for one in good[UNCONFIRMED_MAX:]:
+                if one.last_seq == 0 and one.credential_id != old.credential_id:
+                    tx.devices.remove(one.credential_id)
             return self._credential(tx, node, public_key, at=now, rotated_from=old.credential_id)
 
         return await self._whole(work)

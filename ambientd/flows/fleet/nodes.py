@@ -17,6 +17,7 @@ from ambientd.core.fleet.records import (
     TaskStats,
 )
 from ambientd.core.records import AuditEntry
+from ambientd.flows.fleet.leases import LeaseDesk
 from ambientd.flows.fleet.reach import NO_NODE, REVOKED, Reach, find, replayed
 from ambientd.flows.fleet.work import WorkRules, delete_node, offer_to_node, register, reject_node
 from ambientd.ports.clock import Clock
@@ -38,8 +39,11 @@ class ClusterStats(msgspec.Struct, frozen=True, kw_only=True):
 class Registry:
     """The use cases of nodes."""
 
-    def __init__(self, *, store: FleetStore, clock: Clock, reports: ReportIntake, rules: WorkRules) -> None:
+    def __init__(
+        self, *, store: FleetStore, clock: Clock, reports: ReportIntake, rules: WorkRules, desk: LeaseDesk
+    ) -> None:
         self._store = store
+        self._desk = desk
         self._clock = clock
         self._reports = reports
         self._rules = rules
@@ -99,9 +103,13 @@ class Registry:
         at = self._clock.now()
 
         def work(tx: FleetTransaction) -> Rejected | None:
+            tx.assignments.lock()
+            session = tx.sessions.active_of_node(node_id)
             tasks = part(tx, node_id, owner_id, at, self._rules)
             if tasks is None:
                 return NO_NODE
+            if session is not None:
+                self._desk.revoke(tx, (session,), at)
             detail = {"tasks": len(tasks)}
             tx.audit.append(AuditEntry(kind=kind, at=at, actor=by, subject=node_id, detail=detail))
             return None

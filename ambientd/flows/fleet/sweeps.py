@@ -12,12 +12,14 @@ import msgspec
 from ambientd.core.fleet.away import taken_away
 from ambientd.core.fleet.liveness import LivenessTimes, changes, suspects_before
 from ambientd.core.fleet.records import AwayAssignment, Pruned, StatusChange
-from ambientd.flows.fleet.work import WorkRules, end_session, move, offer_pending, release
+from ambientd.flows.fleet.leases import LeaseDesk
+from ambientd.flows.fleet.work import WorkRules, end_session, move, offer, release
 from ambientd.ports.fleet.store import FleetStore, FleetTransaction
-from ambientd.wire.fleet_enums import ConnectStatus, DetachReason
+from ambientd.wire.fleet_enums import ConnectStatus, DetachReason, TaskStatus
 
 STEP = 500  # rows of a step; others write in between
 PRUNE_STEP = 1_000
+OFFER_STEP = 10  # tasks: each is held against many nodes, under the lock of all assignments
 
 
 class Moved(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,16 +91,35 @@ def _take(
 
 
 async def sweep_pending(store: FleetStore, now: datetime, rules: WorkRules) -> list[str]:
-    """Offers what is pending, in case an offer was missed (a process ended between two steps); what runs."""
+    """Offers all that is pending, in case an offer was missed (a process ended between two steps) or found
+    its node full; what runs."""
+    found: list[str] = []
+    after: tuple[datetime, str] | None = None
+    while True:
 
-    def step(tx: FleetTransaction) -> list[str]:
-        return offer_pending(tx, now, rules) if tx.try_sweep_lock("pending") else []
+        def step(
+            tx: FleetTransaction, after: tuple[datetime, str] | None = after
+        ) -> tuple[list[str], tuple[datetime, str] | None]:
+            if not tx.try_sweep_lock("pending"):
+                return [], None
+            tx.assignments.lock()
+            tasks = tx.tasks.pending(OFFER_STEP, after=after)
+            offered = [offer(tx, task.task_id, now, rules) for task in tasks]
+            running = [task.task_id for task in offered if task.status is TaskStatus.RUNNING]
+            more = len(tasks) == OFFER_STEP
+            return running, (tasks[-1].created_at, tasks[-1].task_id) if more else None
 
-    return await store.write(step)
+        running, after = await store.write(step)
+        found += running
+        if after is None:
+            return found
 
 
-async def sweep_sessions(store: FleetStore, now: datetime, rules: WorkRules) -> int:
-    """Ends connect sessions past their time, or whose node is gone or offline; how many.
+async def sweep_sessions(
+    store: FleetStore, now: datetime, rules: WorkRules, desk: LeaseDesk | None = None
+) -> int:
+    """Ends connect sessions past their time, or whose node is gone or offline; how many. A lease that still
+    holds is revoked by `desk`.
 
     Work of one whose node is gone is offered to other nodes by `sweep_pending`.
     """
@@ -113,6 +134,8 @@ async def sweep_sessions(store: FleetStore, now: datetime, rules: WorkRules) -> 
             status = ConnectStatus.EXPIRED if expired else ConnectStatus.ENDED
             reason = "expired" if expired else "node_away"
             end_session(tx, session.requester_id, session.session_id, status, reason, now)
+            if desk is not None and not expired:
+                desk.revoke(tx, (session,), now)
         return len(due)
 
     total, ended = 0, STEP

@@ -24,7 +24,7 @@ from ambientd.flows.fleet.work import (
     WorkRules,
     delete_task,
     note_result,
-    offer_pending,
+    offer_to_freed,
     reconcile_node,
     release,
     submit,
@@ -140,7 +140,7 @@ class Tasks:
             if deleted is None:
                 return None
             self._desk.revoke(tx, sessions, at)
-            offer_pending(tx, at, self._rules)
+            offer_to_freed(tx, deleted.detached, at, self._rules)
             tx.audit.append(AuditEntry(kind="task_deleted", at=at, actor=by, subject=task_id))
             return deleted
 
@@ -261,8 +261,10 @@ class Tasks:
                 release(tx, task_id, (node_id,), DetachReason.STOPPED, at, self._rules)
             case ExecutionStatus.COMPLETED | ExecutionStatus.FAILED:
                 self._desk.revoke(tx, tx.sessions.active_of_task(task_id), at)
+                before = tx.tasks.get(task_id)
                 note_result(tx, task_id, node_id, said.status, at, result=said.result, proof_id=said.proof_id)
-                offer_pending(tx, at, self._rules)
+                others = () if before is None else before.assigned_nodes
+                offer_to_freed(tx, (node_id, *others), at, self._rules)
             case _:
                 pass
 

@@ -5,12 +5,20 @@ the same state, and events are written with what they tell of. Functions that ch
 assignments' lock first: of several control-plane processes one decides at a time.
 """
 
+import itertools
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import msgspec
 
-from ambientd.core.fleet.assign import MAX_ACTIVE_PER_NODE, Candidate, can_take, choose, status_for
+from ambientd.core.fleet.assign import (
+    MAX_ACTIVE_PER_NODE,
+    Candidate,
+    can_take,
+    choose,
+    is_able,
+    status_for,
+)
 from ambientd.core.fleet.reconcile import Reconciled, reconcile, surplus
 from ambientd.core.fleet.records import (
     DeletedTask,
@@ -31,6 +39,7 @@ from ambientd.wire.fleet_enums import (
 
 CANDIDATES_PAGE = 256  # looked at in one query; the search goes on until enough are found
 PENDING_LOOKED_AT = 500  # pending tasks that are offered to a node that has become free
+FREED_MAX = 4  # nodes that are offered pending tasks at once
 
 
 class WorkRules(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,7 +104,9 @@ def offer_to_node(tx: FleetTransaction, node_id: str, at: datetime, rules: WorkR
     if node is None:
         return []
     given = []
-    for task in tx.tasks.pending(PENDING_LOOKED_AT):
+    # Nothing that it could never do: somebody else's tasks would stand before those that wait for it.
+    kinds = [kind.name for kind in TASK_TYPES.values() if is_able(node, kind)]
+    for task in tx.tasks.pending(PENDING_LOOKED_AT, task_types=kinds):
         kind = TASK_TYPES.get(task.task_type)
         if kind is None or node_id in task.assigned_nodes:
             continue
@@ -107,6 +118,13 @@ def offer_to_node(tx: FleetTransaction, node_id: str, at: datetime, rules: WorkR
             given.append(task.task_id)
             node = _busier(node, exclusive=kind.exclusive)
     return given
+
+
+def offer_to_freed(tx: FleetTransaction, nodes: Iterable[str], at: datetime, rules: WorkRules) -> None:
+    """The same for nodes that have become freer together. Others than the first of them wait for the next
+    sweep: everybody else waits for this transaction."""
+    for node_id in itertools.islice(dict.fromkeys(nodes), FREED_MAX):
+        offer_to_node(tx, node_id, at, rules)
 
 
 def _busier(node: Candidate, *, exclusive: bool) -> Candidate:

@@ -46,6 +46,10 @@ class ItemRepository(Protocol):
     def revision(self) -> int:
         """The highest revision, 0 when there is none."""
 
+    def begin_era(self) -> int:
+        """An older copy of the database was put in its place: from now on revisions are given that nobody
+        was given since (see `core.fleet.era`). Returns the counter."""
+
     def remove_expired(self, before: datetime, limit: int) -> int:
         """Removes items that expired before an instant; how many went."""
 

@@ -165,6 +165,9 @@ class DeviceRepository(Protocol):
     def advance(self, credential_id: str, seq: int) -> int | None:
         """Takes a request's number. None when it was taken; else the last one taken, which is not lower."""
 
+    def remove(self, credential_id: str) -> None:
+        """Removes a credential that was never used."""
+
     def revoke(self, node_id: str, at: datetime, *, keep: str | None = None) -> int:
         """Revokes all credentials of a node but one; how many."""
 
@@ -236,8 +239,14 @@ class TaskRepository(Protocol):
     def work_size(self, task_id: str) -> int:
         """About how long they are, in characters; 0 when the task is gone."""
 
-    def pending(self, limit: int, *, task_types: Sequence[str] | None = None) -> list[TaskRecord]:
-        """Tasks that nodes are missing for, oldest first."""
+    def pending(
+        self,
+        limit: int,
+        *,
+        task_types: Sequence[str] | None = None,
+        after: tuple[datetime, str] | None = None,
+    ) -> list[TaskRecord]:
+        """Tasks that nodes are missing for, oldest first; `after`: (created_at, task_id) of the last seen."""
 
     def set_status(self, task_id: str, status: TaskStatus, at: datetime) -> bool:
         """Moves a task between pending and running; False when it has ended or is gone."""

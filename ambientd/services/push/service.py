@@ -1,7 +1,7 @@
 """Reports to the control plane in time, empties the outbox while the link stands, and fetches what comes
 down; owns time and tries, owns no decision."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 
 import msgspec
@@ -21,23 +21,20 @@ from ambientd.core.outbox import (
     next_stream,
     pause_after,
 )
-from ambientd.core.outboxrecords import Contact, Depth, KeptReport, StreamState
-from ambientd.core.pushbodies import Condition, report_body
+from ambientd.core.outboxrecords import Contact, Depth, KeptReport
+from ambientd.core.pushbodies import report_body
 from ambientd.core.timefmt import parse_rfc3339, rfc3339_ms, to_ms
 from ambientd.core.trustedtime import Trusted
 from ambientd.flows import assignments as work_flow
 from ambientd.flows import pulls, push
 from ambientd.flows.assignments import Work
-from ambientd.flows.policycache import PolicyCache
 from ambientd.flows.push import Pushing, Step
-from ambientd.ports.autonomy import ConnectivityView
-from ambientd.ports.clock import Clock
-from ambientd.ports.controlplane import MembershipFile
 from ambientd.ports.errors import IdentityError, StoreError, UnavailableError
-from ambientd.ports.store import Store, Transaction
+from ambientd.ports.store import Transaction
 from ambientd.services.bell import Bell
 from ambientd.services.push.link import DeviceLink
-from ambientd.services.supervise import Log
+from ambientd.services.push.parts import PushParts, RoundResult, StopError
+from ambientd.services.push.reports import Reports
 from ambientd.wire.enums import Connectivity
 from ambientd.wire.fleet_api_messages import HeartbeatAnswer
 from ambientd.wire.fleet_enums import ExecutionStatus, NodeStatus
@@ -58,53 +55,6 @@ FORGET_EVERY_SEC = 86_400.0
 ROUND_SEC = 10.0
 
 
-class PushSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Times in seconds, `outbox` in bytes."""
-
-    interval: float
-    pull_interval: float
-    outbox: int
-
-
-class PushParts(msgspec.Struct, frozen=True, kw_only=True):
-    """What the service works with. `build_link` makes the way to a membership's control plane; `condition`
-    looks how the node is; `build_work` and the two below it are what comes down from the control plane."""
-
-    store: Store
-    clock: Clock
-    file: MembershipFile
-    links: ConnectivityView
-    build_link: Callable[[Membership], DeviceLink]
-    build_work: Callable[[Pushing], Work]
-    policies: PolicyCache
-    look_at_time: Callable[[], Trusted]
-    condition: Callable[[], Awaitable[Condition]]
-    settings: Callable[[], PushSettings]
-    jitter: Callable[[], float]
-    probe_soon: Callable[[], None]
-    changed: Callable[[], None]
-    log: Log
-
-
-class RoundResult(msgspec.Struct, kw_only=True):
-    """What one round did, by stream; `reason` is why it ended early. `more` waits to be sent at once."""
-
-    sent: dict[OutboxStream, int] = msgspec.field(default_factory=dict)
-    policies: pulls.Pulled | None = None
-    leases: pulls.Pulled | None = None
-    started: int = 0
-    reason: str | None = None
-    more: bool = False
-
-
-class _StopError(Exception):
-    """The round ends here."""
-
-    def __init__(self, step: Step) -> None:
-        super().__init__(step.text)
-        self.step = step
-
-
 def _dropped(depth: Depth) -> int:
     return sum(stream.dropped for stream in depth.streams)
 
@@ -120,7 +70,6 @@ class PushService:
         self._pushing: Pushing | None = None
         self._round_lock = trio.Lock()
         self._held: list[Assignment] = []
-        self._done: set[int] = set()
         self._contact: Contact | None = None
         self._contact_kept: Contact | None = None
         self._depth = Depth()
@@ -130,12 +79,7 @@ class PushService:
 
     def _reset(self) -> None:
         """As for a membership that was never spoken for."""
-        # Of the report that was kept last, while nobody has taken them up: each saves a look into the store.
-        self._kept: KeptReport | None = None
-        self._kept_depth: Depth | None = None
-        # The last audit record that the control plane was told of with a report: it keeps what is left out.
-        self._kept_head = 0
-        self._told_head: int | None = None
+        self._reports = Reports()
         self._aligned = False
         self._reconciled = False
         self._small = 0
@@ -149,6 +93,7 @@ class PushService:
         self._refused: str | None = None
         self._trouble: str | None = None
         self._rejected = False
+        self._open_there: frozenset[str] = frozenset()
         self._blocked: dict[OutboxStream, str] = {}
         self._pushed_at: datetime | None = None
         self._dropped_before: int | None = None
@@ -236,14 +181,10 @@ class PushService:
 
     async def count(self) -> Depth:
         """Counts what waits now. Raises as `Store.read` does."""
-        found, self._kept_depth = self._kept_depth, None
+        found = self._reports.take_depth()
         if found is None:
-            found = await push.depth(self._parts.store)
-        streams = tuple(
-            msgspec.structs.replace(one, waiting=self._really(one), acknowledged=self._acknowledged(one))
-            for one in found.streams
-        )
-        before, self._depth = self.dropped, msgspec.structs.replace(found, streams=streams)
+            found = await push.depth(self._parts.store, self._parts.clock)
+        before, self._depth = self.dropped, self._reports.seen(found)
         if self._dropped_before is None:  # a restart: what was dropped before counts while something waits
             self._dropped_before = 0 if self._depth.waiting else _dropped(self._depth)
         elif self.dropped and not before:
@@ -325,7 +266,6 @@ class PushService:
             await self._parts.store.write(lambda tx: tx.outbox.join(membership.registration))
             state = await self._parts.store.read(lambda tx: tx.outbox.state())
         self._reset()
-        self._done.clear()
         now = trio.current_time()
         # A fleet that was started at one moment does not report at one moment.
         self._beat_at = now if known is None else now + self._parts.jitter()
@@ -357,11 +297,10 @@ class PushService:
         at = parts.clock.now()
         first = self._last_state is None
         priority = CHANGE if first or condition.state is not self._last_state else ORDINARY
-        done = sorted(self._done)
+        done = sorted(self._reports.done)
         contact = self._contact if self._contact is not self._contact_kept else None
-        room = parts.settings().outbox
-
-        told = self._told_head or 0
+        room, told = parts.settings().outbox, self._reports.told_head
+        settled = push.settled_ms(parts.clock)
 
         def work(tx: Transaction) -> tuple[KeptReport, Depth, int]:
             head = tx.audit.head()
@@ -370,10 +309,10 @@ class PushService:
             kept = push.keep_report(tx, to_ms(at), priority, body, done=done, bytes_max=room)
             if contact is not None:
                 tx.outbox.put_contact(contact)
-            return kept, tx.outbox.depth(), head.seq
+            return kept, tx.outbox.depth(settled), head.seq
 
-        self._kept, self._kept_depth, self._kept_head = await parts.store.write(work)
-        self._done.difference_update(done)
+        self._reports.keep(*await parts.store.write(work))
+        self._reports.done.difference_update(done)
         if contact is not None:
             self._contact_kept = contact
         self._last_state = condition.state
@@ -421,7 +360,7 @@ class PushService:
         self._blocked = {}
         try:
             await self._speak(result)
-        except _StopError as stop:
+        except StopError as stop:
             result.reason = stop.step.text
             self._give_up(stop.step)
         except IdentityError as error:
@@ -441,11 +380,9 @@ class PushService:
         pushing, work = self._pushing, self._work
         if pushing is None or work is None:
             return
-        if not self._aligned:
-            self._need(await push.align(pushing))
-            self._aligned, self._kept_depth = True, None
-            self._told_head = None
+        await self._align(pushing)
         await self._report(result)
+        await self._align(pushing)
         if not self._reconciled:
             result.started += (await self._reconcile(work)).moved
         await self._drain(result)
@@ -455,31 +392,44 @@ class PushService:
             await work_flow.forget_old(work)
             self._forget_at = trio.current_time() + FORGET_EVERY_SEC
 
+    async def _align(self, pushing: Pushing) -> None:
+        """Where the control plane stands, when that is not known (any more)."""
+        if not self._aligned:
+            self._note_lost(self._need(await push.align(pushing)).text)
+            self._reports.forget_depth()
+            self._aligned = True
+
+    def _note_lost(self, lost: str) -> None:
+        if lost:
+            self._aligned = False
+            self._reports.lost()  # what of it is still here is told again
+            self._parts.log.warning("control_plane.put_back", lost=lost)
+
     def _need(self, step: Step) -> Step:
         """The step, when it went well; else the round ends."""
         if step.meaning is not Meaning.DONE:
-            raise _StopError(step)
+            raise StopError(step)
         return step
 
     async def _report(self, result: RoundResult) -> None:
         """Tells the newest report, once."""
         if self._pushing is None:
             return
-        report, self._kept = self._kept, None
-        head = None if report is None else self._kept_head
-        if report is None:
-            report = await self._parts.store.read(lambda tx: tx.outbox.newest_report())
-        if report is None or report.seq in self._done:
+        kept = self._reports.take()
+        report = kept or await self._parts.store.read(lambda tx: tx.outbox.newest_report())
+        if report is None or report.seq in self._reports.done:
             return
         sent = self._parts.look_at_time()
         answer = await push.send_report(self._pushing, report)
         if isinstance(answer, Step):
             if answer.meaning in (Meaning.REFUSED, Meaning.TOO_LARGE):
                 return  # it was taken out, and counted
-            raise _StopError(answer)
+            raise StopError(answer)
         self._seen(sent)
-        self._told_head = head
-        self._done.add(report.seq)
+        known = answer.known_report_seq
+        if known is not None and self._reports.may_be_lost(known):
+            self._note_lost(await push.note_put_back(self._pushing, known))
+        self._reports.told(report, kept_now=kept is not None and self._aligned)
         result.sent[OutboxStream.REPORTS] = result.sent.get(OutboxStream.REPORTS, 0) + 1
         self._hear(answer)
 
@@ -491,13 +441,14 @@ class PushService:
             for task in answer.assigned_tasks
             if task.execution_status in (ExecutionStatus.ASSIGNED, ExecutionStatus.IN_PROGRESS)
         }
+        self._open_there = frozenset(open_there)
         ended = {one.task_id for one in self._held if one.has_ended}
         here = {one.task_id for one in self._held if one.state is AssignmentState.RUNNING}
         if open_there - ended != here:
             self._reconciled = False
 
     async def _reconcile(self, work: Work) -> Step:
-        step = self._need(await work_flow.reconcile(work))
+        step = self._need(await work_flow.reconcile(work, self._open_there))
         self._reconciled = not step.again
         await self._read_held()
         return step
@@ -525,16 +476,6 @@ class PushService:
             if not self._goes_on(stream, step) or idle[stream] > IDLE_STEPS_MAX:
                 held_up.add(stream)
 
-    def _really(self, stream: StreamState) -> int:
-        """Reports that were acknowledged lie in the outbox until the next one is kept."""
-        if stream.stream is OutboxStream.REPORTS:
-            return max(0, stream.waiting - len(self._done))
-        return stream.waiting
-
-    def _acknowledged(self, stream: StreamState) -> int:
-        more = len(self._done) if stream.stream is OutboxStream.REPORTS else 0
-        return stream.acknowledged + more
-
     async def _keep_beat(self, result: RoundResult) -> None:
         """A long drain does not keep a node from being seen."""
         if trio.current_time() >= self._beat_at:
@@ -558,23 +499,24 @@ class PushService:
                 return await push.send_delta_v(pushing)
             case OutboxStream.REPORTS:
                 sent = self._parts.look_at_time()
-                step = await push.send_old_reports(pushing, frozenset(self._done))
+                step = await push.send_old_reports(pushing, frozenset(self._reports.done))
                 if step.meaning is Meaning.DONE and step.moved:
                     self._seen(sent)
                 return step
 
     def _goes_on(self, stream: OutboxStream, step: Step) -> bool:
-        """Whether the stream may send more in this round. Raises _StopError when nothing may."""
+        """Whether the stream may send more in this round. Raises StopError when nothing may."""
         match step.meaning:
             case Meaning.DONE:
                 self._small = max(0, self._small - 1)
                 return step.moved > 0
             case Meaning.AGAIN | Meaning.GONE | Meaning.REPLAYED | Meaning.UNKNOWN:
-                raise _StopError(step)
+                raise StopError(step)
             case Meaning.BEHIND if not step.again:
                 self._aligned = False
                 return False
             case _ if step.again:
+                self._aligned = self._aligned and step.meaning is not Meaning.BEHIND
                 return True
             case Meaning.REFUSED | Meaning.TOO_LARGE if not step.blocked and self._small < SMALLEST:
                 self._small += 1
@@ -593,7 +535,7 @@ class PushService:
         for what, found in (("policies", result.policies), ("leases", result.leases)):
             if found.refused:
                 self._parts.log.warning("control_plane.items_refused", kind=what, refused=found.refused)
-        self._told_head = None  # now and then it is told again, whatever has become of it there
+        self._reports.forget_head()  # now and then it is told again, whatever has become of it there
         settings = self._parts.settings()
         self._pull_at = beat_due(trio.current_time(), settings.pull_interval, self._parts.jitter())
 
@@ -604,7 +546,11 @@ class PushService:
             self._parts.log.info("control_plane.pushing")
         self._failures, self._trouble, self._refused = 0, None, None
         self._pushed_at, self._dropped_before = self._parts.clock.now(), _dropped(self._depth)
-        self._send_at = trio.current_time() if more else float("inf")
+        self._send_at = float("inf")
+        if more:
+            self._send_at = trio.current_time()
+        elif not self._aligned:
+            self._send_at = trio.current_time() + GATHER_SEC
         if any(one.state is AssignmentState.STARTING for one in self._held) or not self._reconciled:
             # Work that could not be begun yet, or that this round has heard of.
             again = trio.current_time() + (GATHER_SEC if not self._reconciled else MINUTE_SEC)
@@ -624,7 +570,7 @@ class PushService:
 
     def _back_off(self, reason: str, retry_after: float | None) -> None:
         self._failures += 1
-        self._told_head = None
+        self._reports.forget_head()
         self._note_trouble(reason)
         now = trio.current_time()
         pause = pause_after(self._failures, self._parts.jitter(), retry_after)

@@ -19,8 +19,10 @@ from ambientd.wire.fleet_enums import (
 
 _EARLIEST = -(2**62)
 ASSIGNMENTS = "assignments"  # the name under which whoever changes them waits
+# A part that has ended takes no room, though its task goes on and the node still has it.
 _CURRENT = (
     "SELECT count(*) FROM task_assignments AS a WHERE a.node_id = n.node_id AND a.disconnected_at IS NULL"
+    " AND a.execution_status IN ('assigned', 'in_progress')"
 )
 _CONNECTED = (
     "EXISTS (SELECT 1 FROM connect_sessions AS s WHERE s.node_id = n.node_id AND s.status = 'active')"

@@ -139,6 +139,10 @@ class Devices:
         row = one(self._sql.rows(sql, (credential_id,)))
         return -1 if row is None or row[1] is not None else int(row[0])
 
+    def remove(self, credential_id: str) -> None:
+        """Removes a credential that was never used; nothing reminds of it."""
+        self._sql.run("DELETE FROM device_credentials WHERE credential_id = ?", (credential_id,))
+
     def revoke(self, node_id: str, at: datetime, *, keep: str | None = None) -> int:
         """Revokes all credentials of a node but one; how many."""
         return self._sql.run(_REVOKE, (ms(at), node_id, keep or ""))

@@ -1,8 +1,11 @@
 """Signed items that come down, in the order of their revisions."""
 
+import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 
+from ambientd.core.canonical import framed
+from ambientd.core.fleet.era import first_of_next
 from ambientd.core.fleet.pushed import FleetItem
 from ambientd.core.signeditem import SignedItem
 from ambientd.core.timefmt import from_ms
@@ -32,13 +35,15 @@ class Items:
     def add(self, item: FleetItem) -> int:
         """Adds an item and returns its revision, which is higher than all before and seen in that order.
 
-        The same signed item again changes nothing and returns the revision it has.
+        The same signed item for the same nodes again, or for nodes of all whom it is for already, changes
+        nothing and returns the revision it has.
         """
         ((last,),) = self._sql.locked(_COUNTER)
-        item_id = item.item.item_id
-        known = one(self._sql.rows(_KNOWN, (item_id,)))
-        if known is not None:
-            return int(known[0])
+        item_id = _id_of(item)
+        for held in (item.item.item_id, item_id):
+            known = one(self._sql.rows(_KNOWN, (held,)))
+            if known is not None:
+                return int(known[0])
         revision = int(last) + 1
         self._sql.run(_COUNT, (revision,))
         row = (
@@ -88,9 +93,24 @@ class Items:
         ((value,),) = self._sql.rows(_COUNTER)
         return int(value)
 
+    def begin_era(self) -> int:
+        """An older copy was put in place: later items have revisions that nobody was given. The counter."""
+        ((last,),) = self._sql.locked(_COUNTER)
+        first = first_of_next(int(last))
+        self._sql.run(_COUNT, (first,))
+        return first
+
     def remove_expired(self, before: datetime, limit: int) -> int:
         """Removes items that expired before an instant; how many went."""
         return self._sql.run(_REMOVE, (ms(before), limit))
+
+
+def _id_of(item: FleetItem) -> bytes:
+    """An item for some nodes is another one than for others, who would not get it if it came first there."""
+    if item.owner_id is None and item.node_id is None:
+        return item.item.item_id
+    scope = ((item.owner_id or "").encode(), (item.node_id or "").encode())
+    return hashlib.sha3_256(framed(b"ambient-item-scope-v1", item.item.item_id, *scope)).digest()
 
 
 def _item(row: Row) -> FleetItem:

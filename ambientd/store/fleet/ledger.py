@@ -128,9 +128,18 @@ _DELTA_V = (
 _PUT_DELTA_V = _put("node_delta_v", _DELTA_V, "node_id, window_start")
 _SESSION_NAMES = ", ".join(name for name, _ in _SESSION)
 _USAGE_NAMES = ", ".join(name for name, _ in _USAGE)
+# What nodes say has 63 bits: sums of it are made in two halves, since neither database has more.
+_HALF = 2**31
+
+
+def _sum(column: str) -> str:
+    halves = (f"{column} / {_HALF}", f"{column} % {_HALF}")
+    return ", ".join(f"CAST(coalesce(sum({half}), 0) AS BIGINT)" for half in halves)
+
+
 _TOTALS = (
-    "SELECT count(*), CAST(coalesce(sum(u.total_tokens), 0) AS BIGINT), coalesce(sum(u.cost_usd), 0),"
-    " CAST(coalesce(sum(s.runtime_ms), 0) AS BIGINT) FROM node_sessions AS s"
+    f"SELECT count(*), {_sum('u.total_tokens')}, {_sum('s.runtime_ms')}, coalesce(sum(u.cost_usd), 0)"
+    " FROM node_sessions AS s"
     " LEFT JOIN node_usage AS u ON u.node_id = s.node_id AND u.session_id = s.session_id"
     " WHERE s.node_id = ? AND s.started_at >= ? AND s.started_at < ?"
 )
@@ -267,7 +276,8 @@ class NodeLedger:
 
     def totals(self, node_id: str, since: datetime, until: datetime) -> NodeUsageTotals:
         """Sums over sessions that started at or after `since` and before `until`."""
-        ((sessions, tokens, cost, runtime),) = self._sql.rows(_TOTALS, (node_id, ms(since), ms(until)))
+        ((sessions, *sums, cost),) = self._sql.rows(_TOTALS, (node_id, ms(since), ms(until)))
+        tokens, runtime = (high * _HALF + low for high, low in zip(sums[::2], sums[1::2], strict=True))
         return NodeUsageTotals(
             sessions=sessions, total_tokens=tokens, cost_usd=float(cost), runtime_ms=runtime
         )

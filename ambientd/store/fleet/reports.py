@@ -19,8 +19,8 @@ _CREDENTIALS = Bulk(
 )
 _NODES = Bulk(
     _NODE,
-    "SELECT n.node_id, n.owner_id, n.status, n.health_score, n.incarnation FROM batch, nodes AS n"
-    " WHERE n.node_id = batch.node_id AND n.deleted_at IS NULL ORDER BY n.node_id",
+    "SELECT n.node_id, n.owner_id, n.status, n.health_score, n.incarnation, n.report_seq"
+    " FROM batch, nodes AS n WHERE n.node_id = batch.node_id AND n.deleted_at IS NULL ORDER BY n.node_id",
     lock="n",
 )
 _ASSIGNED = Bulk(
@@ -97,9 +97,7 @@ def take_reports(sql: Sql, reports: Sequence[NodeReport]) -> list[ReportOutcome]
     """See ports.fleet.store.NodeRepository.report."""
     credentials = _credentials(sql, reports)
     ids = [(node_id,) for node_id in sorted({report.node_id for report in reports})]
-    nodes = {
-        row[0]: ReportingNode(row[1], NodeStatus(row[2]), row[3], row[4]) for row in sql.bulk(_NODES, ids)
-    }
+    nodes = {row[0]: ReportingNode(row[1], NodeStatus(row[2]), *row[3:]) for row in sql.bulk(_NODES, ids)}
     settled = settle(reports, nodes, credentials)
     assigned = _assigned(sql, settled)
     _update(sql, reports, settled, nodes)
@@ -121,6 +119,7 @@ def take_reports(sql: Sql, reports: Sequence[NodeReport]) -> list[ReportOutcome]
                 health_score=node.health_score if health is None else health,
                 duplicate=report.seq is not None and (report.node_id, report.seq) not in fresh,
                 assigned=assigned.get(report.node_id, ()),
+                known_report_seq=node.report_seq,
             )
         outcomes.append(outcome)
     return outcomes

@@ -121,13 +121,25 @@ class Tasks:
         row = one(self._sql.rows(_WORK_SIZE, (task_id,)))
         return 0 if row is None else int(row[0])
 
-    def pending(self, limit: int, *, task_types: Sequence[str] | None = None) -> list[TaskRecord]:
-        """Tasks that nodes are missing for, oldest first."""
-        kinds = "" if task_types is None else f" AND task_type {is_in(task_types)}"
-        sql = f"{_SELECT} WHERE status = 'pending'{kinds} ORDER BY created_at, task_id LIMIT ?"
+    def pending(
+        self,
+        limit: int,
+        *,
+        task_types: Sequence[str] | None = None,
+        after: tuple[datetime, str] | None = None,
+    ) -> list[TaskRecord]:
+        """Tasks that nodes are missing for, oldest first; `after`: (created_at, task_id) of the last seen."""
         if task_types is not None and not task_types:
             return []
-        return self._with_nodes(self._sql.rows(sql, (*(task_types or ()), limit)))
+        where, params = ["status = 'pending'"], list[Any]()
+        if task_types is not None:
+            where.append(f"task_type {is_in(task_types)}")
+            params += task_types
+        if after is not None:
+            where.append("(created_at, task_id) > (?, ?)")
+            params += [ms(after[0]), after[1]]
+        sql = f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY created_at, task_id LIMIT ?"
+        return self._with_nodes(self._sql.rows(sql, (*params, limit)))
 
     def set_status(self, task_id: str, status: TaskStatus, at: datetime) -> bool:
         """Moves a task between pending and running; False when it has ended or is gone."""

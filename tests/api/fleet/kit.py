@@ -260,10 +260,12 @@ def plane_of(
 
 
 @asynccontextmanager
-async def api_over(place: Place, *, at_sec: float = 0.0, **server: Any) -> AsyncIterator[FleetApi]:
+async def api_over(
+    place: Place, *, clock: StillClock | None = None, at_sec: float = 0.0, **server: Any
+) -> AsyncIterator[FleetApi]:
     """A running control plane, but for its listener and the timers of its sweeps. `at_sec`: started so much
     later."""
-    clock, log = StillClock(), ListLog()
+    clock, log = clock or StillClock(), ListLog()
     clock.at += timedelta(seconds=at_sec)
     clock.seconds += at_sec
     with plane_socket() as sock:

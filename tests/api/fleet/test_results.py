@@ -81,7 +81,7 @@ def test_what_cannot_be_completed_is_a_400_that_says_why(place: Place) -> None:
         assert "not assigned" in await refused(ended, "edge-2")
         assert "not assigned" in await refused(taken, "edge-2")
         await ann.post("/nodes/edge-1/reject")
-        assert "taken from this node" in await refused(taken, "edge-1")
+        assert "rejected this node" in await refused(taken, "edge-1")
         await ann.post(f"/tasks/{taken}/result", result_of("edge-2"))
         assert "already completed" in await refused(taken, "edge-1")
         node = (await ann.get(f"/tasks/{proved}"))["assigned_nodes"][0]

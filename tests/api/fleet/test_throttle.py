@@ -15,7 +15,7 @@ from tests.store.fleet.kit import Place, PostgresqlPlace, SqlitePlace
 PATH = "/admin/throttle-overrides"
 HERE, THERE = "192.0.2.9", "192.0.2.200"
 _PLACES = itertools.count(1)
-TIGHT = {"general_rpm": 60, "general_burst": 2}
+TIGHT: Any = {"general_rpm": 60, "general_burst": 2}
 
 
 def wanted(**fields: Any) -> dict[str, Any]:

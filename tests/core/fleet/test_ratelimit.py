@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ambientd.core.fleet.ratelimit import DEFAULT_RATES, Rate, RateLimiter, Tier, tier_of
+from ambientd.core.fleet.ratelimit import DEFAULT_RATES, Rate, RateLimiter, Tier, client_of, tier_of
 
 RATES = {**DEFAULT_RATES, Tier.AUTH: Rate(60, 3)}
 
@@ -58,3 +58,14 @@ def test_looking_takes_nothing() -> None:
         assert limiter.wait(Tier.AUTH, "a", 0.0) == 0.0
         limiter.take(Tier.AUTH, "a", 0.0)
     assert limiter.wait(Tier.AUTH, "a", 0.5) == 0.5
+
+
+def test_a_whole_network_of_ipv6_is_one_client() -> None:
+    home = {client_of(f"2001:db8:1:2::{n:x}") for n in range(1, 100)}
+    home |= {client_of("2001:0DB8:1:2:ffff:0:0:1"), client_of("2001:db8:1:2::1%eth0")}
+    assert len(home) == 1
+    assert client_of("2001:db8:1:3::1") not in home
+    assert client_of("::ffff:192.0.2.7") == client_of("192.0.2.7") == "192.0.2.7"
+    assert client_of("::1") != client_of("127.0.0.1")
+    assert client_of("no address: at all") == "no address: at all"
+    assert client_of(None) == client_of(None)

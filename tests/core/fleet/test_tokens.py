@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from ambientd.core.fleet.records import RefreshTokenRecord
 from ambientd.core.fleet.secrets import SecretName
 from ambientd.core.fleet.tokens import (
+    ANSWER_LOST,
     Refresh,
     TokenHashes,
     TokenKind,
@@ -27,6 +28,12 @@ TOKEN = RefreshTokenRecord(
 )
 NEXT = msgspec.structs.replace(TOKEN, token_hash=b"b" * 32, parent_hash=TOKEN.token_hash)
 USED = msgspec.structs.replace(TOKEN, used_at=NOW, successor_hash=NEXT.token_hash)
+
+
+def lost_after(seconds: float) -> RefreshTokenRecord:
+    """A successor that was taken for lost so long after it was issued."""
+    at = NOW + timedelta(seconds=seconds)
+    return msgspec.structs.replace(NEXT, revoked_at=at, revoked_reason=ANSWER_LOST)
 
 
 @given(st.sampled_from(TokenKind), st.binary(min_size=32, max_size=32))
@@ -75,6 +82,8 @@ def test_what_is_hashed_is_the_kind_and_the_token(prefix: str, kind: TokenKind) 
         (USED, msgspec.structs.replace(NEXT, revoked_at=NOW), Refresh.REUSE),
         (USED, None, Refresh.REUSE),
         (msgspec.structs.replace(TOKEN, revoked_at=NOW), None, Refresh.REVOKED),
+        (lost_after(60), None, Refresh.REVOKED),  # two processes at once
+        (lost_after(61), None, Refresh.REUSE),
         (msgspec.structs.replace(TOKEN, expires_at=NOW), None, Refresh.EXPIRED),
     ],
 )

@@ -143,6 +143,26 @@ def test_a_stolen_token_ends_the_whole_family(tmp_path: Path) -> None:
     on_bench(tmp_path, body)
 
 
+def test_a_thief_who_comes_before_the_next_rotation_is_found_by_it(tmp_path: Path) -> None:
+    """The token before is shown while its successor lies unused in the owner's hands."""
+
+    async def body(rig: Bench) -> None:
+        first = await rig.issued()
+        owners = await rig.next_of(first.refresh_token)
+        rig.clock.at += timedelta(minutes=10)
+        thiefs = await rig.next_of(first.refresh_token)
+        assert isinstance(owners, Issued)
+        assert isinstance(thiefs, Issued)
+        rig.clock.at += timedelta(minutes=3)
+        found = await rig.next_of(owners.refresh_token)
+        assert isinstance(found, Rejected)
+        assert "used before" in found.message
+        assert await rig.accounts.caller(thiefs.access_token) is None
+        assert isinstance(await rig.next_of(thiefs.refresh_token), Rejected)
+
+    on_bench(tmp_path, body)
+
+
 def test_two_at_once_with_one_token_leave_one_good_chain(tmp_path: Path) -> None:
     async def body(rig: Bench) -> None:
         first = await rig.issued()

@@ -42,4 +42,4 @@ async def test_what_waits_stays_while_the_membership_cannot_be_read_and_goes_wit
         assert (await rig.service.count()).waiting == before
         path.unlink()
         await started()
-        assert (await rig.store.read(lambda tx: tx.outbox.depth())).waiting == 0
+        assert (await rig.store.read(lambda tx: tx.outbox.depth(0))).waiting == 0

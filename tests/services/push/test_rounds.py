@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from ambientd.core.delta_v_account import Basis, Slice, open_account
 from ambientd.core.records import SessionChange
+from ambientd.core.timefmt import to_ms
 from ambientd.ports.controlplane import ControlAnswer
 from ambientd.wire.enums import SessionStatus
 from ambientd.wire.outbox_enums import OutboxStream
@@ -54,7 +56,7 @@ async def test_everything_is_told_once(tmp_path: Path) -> None:
 async def test_sessions_from_before_the_join_are_told_too(tmp_path: Path) -> None:
     async with node_beside(tmp_path, joined=False) as rig:
         await rig.write(lambda tx: each(lambda n: ingest(tx, f"ses_{n:04}", second=n), 1200))
-        assert await rig.store.read(lambda tx: tx.outbox.depth().waiting) == 0
+        assert await rig.store.read(lambda tx: tx.outbox.depth(0).waiting) == 0
         await rig.join()
         await rig.drain()
         await in_step(rig)
@@ -139,7 +141,7 @@ async def test_a_wrong_last_number_loses_nothing(tmp_path: Path, acked: int) -> 
         result = await rig.sync()
         if acked != 2:
             assert result.reason
-            left = await rig.store.read(lambda tx: tx.outbox.depth())
+            left = await rig.store.read(lambda tx: tx.outbox.depth(0))
             assert {one.stream: one.waiting for one in left.streams}[OutboxStream.LEDGER] == 3
         await rig.drain()
         await in_step(rig)
@@ -335,3 +337,24 @@ async def test_acknowledged_audit_records_may_be_pruned_and_others_may_not(tmp_p
         assert await rig.write(lambda tx: tx.audit.prune(5, 100)) == 5
         await rig.drain()
         assert [row[0] for row in rig.there()["audit"]] == [1, 2, 3, 4, 5, 6, 7]
+
+
+async def test_a_sample_that_is_written_after_its_minute_is_told_as_well(tmp_path: Path) -> None:
+    """One that is taken at a minute's end is committed in the next; what was told is not told again."""
+    async with node_beside(tmp_path) as rig:
+        account = open_account(None, Basis(), rig.clock.now())
+
+        async def sample(value: float, minute: int = 0) -> None:
+            at_ms = to_ms(AT) + 60_000 * minute
+            piece = Slice(start_ms=at_ms, seconds=1.0, value=value, samples=1, source="battery")
+            await rig.write(lambda tx: tx.delta_v.put(account, [piece], [], rig.clock.now()))
+
+        await sample(1.0)
+        rig.later(60)
+        await sample(4.0, 1)
+        await rig.sync()
+        await sample(2.0)
+        rig.later(120)
+        await rig.sync()
+        windows = "SELECT window_start, value, samples FROM node_delta_v"
+        assert rig.api.rows(windows) == [(to_ms(AT), 3.0, 2), (to_ms(AT) + 60_000, 4.0, 1)]
