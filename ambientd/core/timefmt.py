@@ -28,6 +28,8 @@ def parse_rfc3339(text: str) -> datetime:
     if found is None:
         raise ValueError("not an RFC 3339 time with Z or an offset")
     day, minute, second, fraction, _z, sign, hours, minutes = found.groups()
+    if text[-1] == "Z" and text[10] == "T" and second != "60":  # as nearly all are written
+        return datetime.fromisoformat(text)
     leap = second == "60"
     at = datetime.fromisoformat(f"{day}T{minute}:{'59' if leap else second}+00:00")
     if int(hours or 0) > 23 or int(minutes or 0) > 59:
