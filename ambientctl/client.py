@@ -65,9 +65,9 @@ class Client:
         took effect."""
         return self._order("POST", path, document, wait)
 
-    def order(self, path: str) -> Document:
+    def order(self, path: str, *, wait: float = 0.0) -> Document:
         """As `post`, where the path alone says what is to be done."""
-        return self._order("POST", path, None, 0.0)
+        return self._order("POST", path, None, wait)
 
     def patch(self, path: str, document: Document) -> Document:
         """As `post`, for a change of what is at `path`."""

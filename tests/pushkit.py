@@ -32,8 +32,7 @@ from ambientd.ports.controlplane import ControlAnswer
 from ambientd.ports.errors import UnavailableError
 from ambientd.ports.http import Caller, Request
 from ambientd.ports.store import Transaction
-from ambientd.services.push import DeviceLink, PushService, PushSettings
-from ambientd.services.push.parts import PushParts
+from ambientd.services.push import DeviceLink, PushParts, PushService, PushSettings
 from ambientd.store.sqlite import SqliteStore
 from ambientd.wire.enums import Connectivity
 from tests.api.fleet.kit import FleetApi, Person, api_over

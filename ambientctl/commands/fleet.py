@@ -10,10 +10,11 @@ from ambientctl import nodeview
 from ambientctl.camel import camel
 from ambientctl.cli import Verb, Verbs
 from ambientctl.client import Client, Document, segment
+from ambientctl.clock import stamp
 from ambientctl.commands.join import read_token
 from ambientctl.controlplane import ControlPlane
 from ambientctl.nodeview import NOTHING_ACTIVE, is_active, line_of, log_of, short_task
-from ambientctl.output import Cell, Column, Item, Screen, emit_list, screen_of
+from ambientctl.output import Cell, Column, Item, Screen, emit_list, put_json, screen_of
 from ambientctl.peerview import since
 from ambientctl.status import Options
 from ambientctl.text import inert
@@ -21,6 +22,7 @@ from ambientctl.trouble import CommandError
 from ambientd.wire import exits, routes
 
 WAIT_SEC = 15.0
+RENEW_SEC = 60.0
 TASKS_READ = 200  # of a node, for its activity
 _TASK_LOOKS = {
     "pending": ("…", ".", "dim"),
@@ -257,6 +259,24 @@ def activity(options: Options, *, node_id: str, limit: int, url: str, token_file
         screen.line("Nothing has happened yet.")
     if more.get("next"):
         screen.line(f"Of its tasks the newest {TASKS_READ} were looked at.")
+    return exits.DONE
+
+
+@node.command(cls=Verb, example="ambientctl node renew")
+@click.pass_obj
+def renew(options: Options) -> int:
+    """Exchanges this node's credential at its control plane for a new one.
+
+    The old one counts until the new one is kept here, so it may be repeated whatever is lost on the way.
+    """
+    answer = camel(Client(options).order(routes.MEMBERSHIP_RENEW, wait=RENEW_SEC))
+    if options.output not in ("table", "wide"):
+        put_json({"schema": routes.SCHEMA_MEMBERSHIP, "generatedAt": stamp(), **answer})
+        return exits.DONE
+    screen = screen_of(options)
+    where = f"{inert(wire.text(answer, 'nodeId'))} at {inert(wire.text(answer, 'url'))}"
+    screen.line(f"{screen.glyph('✓', '*')} {where} has a new credential; the old one counts no longer.")
+    screen.line(f"  audit #{wire.whole(answer, 'auditId')}")
     return exits.DONE
 
 

@@ -14,7 +14,7 @@ from ambientd.wire.fleet_api_messages import ActivityAnswer, NodeInfo, TaskInfo
 from ambientd.wire.fleet_enums import NodeStatus, TaskStatus
 from ambientd.wire.fleet_view_messages import FleetNodes, FleetTasks
 from ambientd.wire.outbox_messages import JoinRequest, MembershipView, OutboxView
-from ambientd.wire.routes import FLEET_NODES, FLEET_TASKS, MEMBERSHIP, OUTBOX
+from ambientd.wire.routes import FLEET_NODES, FLEET_TASKS, MEMBERSHIP, MEMBERSHIP_RENEW, OUTBOX
 
 NEXT_CURSOR = "x-next-cursor"
 LIMIT_MAX = 500
@@ -40,6 +40,10 @@ def _own_routes(control: MembershipControl, audited: Audited) -> tuple[Route, ..
     async def leave(request: Request) -> Answer:
         answer = await control.leave(actor=actor_of(request.caller))
         return _told(audited, request, "control.leave", answer)
+
+    async def renew(request: Request) -> Answer:
+        answer = await control.renew(actor=actor_of(request.caller))
+        return _told(audited, request, "control.renew", answer)
 
     async def outbox(_request: Request) -> Answer:
         return await control.outbox()
@@ -72,6 +76,16 @@ def _own_routes(control: MembershipControl, audited: Audited) -> tuple[Route, ..
             answers={200: MembershipView},
             refusals=(409,),
             action="control.leave",
+        ),
+        Route(
+            method="POST",
+            path=MEMBERSHIP_RENEW,
+            handler=renew,
+            summary="Exchanges the credential for a new one; the old one is given up when that is kept.",
+            access=Access.WRITE,
+            answers={200: MembershipView},
+            refusals=(401, 409, 503),
+            action="control.renew",
         ),
         Route(
             method="GET",

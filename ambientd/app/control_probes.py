@@ -36,7 +36,7 @@ class ControlProbes(UpstreamProbes):
     async def _ask(self, address: ControlAddress, config: ControlPlaneConfig, seconds: float) -> Answer:
         from ambientd.net.control_plane_http import HttpControlTransport, settings_of
 
-        transport = HttpControlTransport(settings_of(config, address), agent=self._as)
+        transport = HttpControlTransport(lambda: settings_of(config, address), agent=self._as)
         began = trio.current_time()
         try:
             found = await transport.send("GET", HEALTH_PATH, {}, b"", seconds=seconds)

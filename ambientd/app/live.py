@@ -5,7 +5,7 @@ import dataclasses
 from ambientd.config.schema import Config
 
 # Read anew at each use; everything else is built in at the start.
-RELOADABLE = ("agents", "sessions", "spool", "log", "pricing", "retention", "connectivity")
+RELOADABLE = ("agents", "sessions", "spool", "log", "pricing", "retention", "connectivity", "control_plane")
 
 
 class LiveConfig:

@@ -1,7 +1,8 @@
 """The node's side of the control plane, put together. Most of it is loaded where a node has joined."""
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -54,8 +55,7 @@ if TYPE_CHECKING:
     from ambientd.app.autonomy import Ground, Run
     from ambientd.flows.assignments import Work
     from ambientd.flows.pulls import Pulled
-    from ambientd.services.push import DeviceLink, PushService
-    from ambientd.services.push.parts import RoundResult
+    from ambientd.services.push import DeviceLink, PushService, RoundResult
 
 BANDWIDTH_MBPS = 100.0  # what is told of a node whose link nobody has measured
 MEMORY_LEAST_GB = 1.0  # the least that a control plane takes
@@ -244,6 +244,20 @@ class PushPart:
             await self._service.end_alone()
         return self._changed(await leave(self._joining(), actor=actor))
 
+    async def renew(self, *, actor: str) -> MembershipView | Rejected:
+        """See the port."""
+        from ambientd.flows.renewal import renew
+
+        return self._changed(await renew(self._joining(), self._open_link, actor=actor))
+
+    @asynccontextmanager
+    async def _open_link(self, membership: Membership) -> "AsyncIterator[DeviceLink]":
+        link = self._link(membership)
+        try:
+            yield link
+        finally:
+            await link.aclose()
+
     def _changed(self, answer: MembershipView | Rejected) -> MembershipView | Rejected:
         if not isinstance(answer, Rejected):
             if self._connected is not None:
@@ -378,9 +392,12 @@ class PushPart:
         )
 
     def _transport(self, address: ControlAddress) -> ControlTransport:
-        from ambientd.net.control_plane_http import HttpControlTransport, settings_of
+        from ambientd.net.control_plane_http import HttpControlTransport, TransportSettings, settings_of
 
-        return HttpControlTransport(settings_of(self._ground.config().control_plane, address), agent=AGENT)
+        def settings() -> TransportSettings:
+            return settings_of(self._ground.config().control_plane, address)
+
+        return HttpControlTransport(settings, agent=AGENT)
 
     async def _run(self) -> None:
         """Nothing of the rest is loaded before the node joins."""
@@ -388,8 +405,7 @@ class PushPart:
             await self._forget()
         while self.file.current is None:
             await self._bell.wait()
-        from ambientd.services.push import PushService
-        from ambientd.services.push.parts import PushParts, PushSettings
+        from ambientd.services.push import PushParts, PushService, PushSettings
 
         ground, node = self._ground, self._need()
 

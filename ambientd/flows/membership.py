@@ -74,14 +74,14 @@ async def join(request: JoinRequest, joining: Joining, *, actor: str) -> Members
     except IdentityError as error:
         return Rejected("IDENTITY_REFUSED", str(error))
     detail = {"url": address.url, "node": body.node_id}
-    await _record(joining, "control.join", actor, detail)
+    await note(joining, "control.join", actor, detail)
     answer = await _enrol(address, proven, joining)
     if isinstance(answer, Rejected):
-        await _record(joining, "control.join.result", "node", detail | {"code": answer.code})
+        await note(joining, "control.join.result", "node", detail | {"code": answer.code})
         return answer
     membership = _membership(address, proven, answer, joining)
     if isinstance(membership, Rejected):
-        await _record(joining, "control.join.result", "node", detail | {"code": membership.code})
+        await note(joining, "control.join.result", "node", detail | {"code": membership.code})
         return membership
     try:
         await joining.file.write(membership)
@@ -89,7 +89,7 @@ async def join(request: JoinRequest, joining: Joining, *, actor: str) -> Members
         why = (error.strerror or type(error).__name__).lower()
         return Rejected("STORAGE_UNAVAILABLE", f"the membership cannot be written: {why}; join again")
     result = detail | {"credential": membership.credential_id, "owner": membership.owner_id}
-    audit_id = await _record(joining, "control.join.result", "node", result)
+    audit_id = await note(joining, "control.join.result", "node", result)
     view = view_membership(joining.file)
     view.audit_id = audit_id
     return view
@@ -206,7 +206,7 @@ async def leave(joining: Joining, *, actor: str) -> MembershipView | Rejected:
     if current is None and joining.file.problem is None:
         return Rejected("NO_CONTROL_PLANE", "this node belongs to no control plane")
     detail = {} if current is None else {"url": current.url, "node": current.node_id}
-    audit_id = await _record(joining, "control.leave", actor, detail)
+    audit_id = await note(joining, "control.leave", actor, detail)
     try:
         await joining.file.remove()
     except OSError as error:
@@ -219,7 +219,8 @@ async def leave(joining: Joining, *, actor: str) -> MembershipView | Rejected:
     return view
 
 
-async def _record(joining: Joining, kind: str, actor: str, detail: dict[str, str]) -> int:
+async def note(joining: Joining, kind: str, actor: str, detail: dict[str, str]) -> int:
+    """An audit record of the membership; its number. Raises as `Store` does."""
     entry = AuditEntry(
         kind=kind, at=joining.clock.now(), actor=actor, subject=detail.get("node", "node"), detail=detail
     )

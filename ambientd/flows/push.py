@@ -286,7 +286,7 @@ async def _meet_chain(pushing: Pushing, reply: Reply) -> Step:
 async def send_ledger(pushing: Pushing) -> Step:
     """What is new of sessions, with their events and usage."""
 
-    after, items = await pushing.store.write(lambda tx: _next_items(tx, pushing))
+    after, items, fresh = await pushing.store.write(lambda tx: _next_items(tx, pushing))
     if not items:
         return NOTHING
     body, sent = ledger_bodies(after, items, bytes_max=BODY_MAX >> pushing.small)
@@ -298,6 +298,12 @@ async def send_ledger(pushing: Pushing) -> Step:
         return _wrong(f"it confirmed ledger record {answer.acked_seq}, which was not sent")
     if acked < sent[0].flight.seq:
         return _wrong(f"it confirmed no ledger record behind {answer.acked_seq}")
+    if fresh and answer.duplicates:
+        # Numbers that were never sent are known there: another copy of this node counts as well. What was
+        # sent with them was taken for its records, and goes once more behind those.
+        taken = max(answer.acked_seq, sent[-1].flight.seq)
+        await pushing.store.write(lambda tx: tx.outbox.jump(OutboxStream.LEDGER, taken))
+        return Step(meaning=Meaning.BEHIND, text="another copy of this node uses its numbers", again=True)
     mine = {item.flight.seq for item in sent}
     left_out = len(mine.intersection(record.seq for record in answer.left_out if record.seq <= acked))
 
@@ -310,7 +316,9 @@ async def send_ledger(pushing: Pushing) -> Step:
     return Step(moved=await pushing.store.write(done))
 
 
-def _next_items(tx: Transaction, pushing: Pushing) -> tuple[int, list[LedgerItem]]:
+def _next_items(tx: Transaction, pushing: Pushing) -> tuple[int, list[LedgerItem], bool]:
+    """The last number that is durable there, what goes next, and whether its numbers are all new."""
+    before = tx.outbox.stream(OutboxStream.LEDGER).last_seq
     room = {"sessions": pushing.batch(SESSIONS_BATCH), "events": pushing.batch(EVENTS_BATCH)}
     flights = tx.outbox.ledger_flight(**room)
     if not flights:
@@ -321,7 +329,8 @@ def _next_items(tx: Transaction, pushing: Pushing) -> tuple[int, list[LedgerItem
     for flight in flights:
         if flight.seq not in found:
             tx.outbox.drop_flight(flight.seq, refused=False)
-    return tx.outbox.stream(OutboxStream.LEDGER).acked_seq, items
+    fresh = bool(items) and items[0].flight.seq > before
+    return tx.outbox.stream(OutboxStream.LEDGER).acked_seq, items, fresh
 
 
 async def _ledger_refused(pushing: Pushing, sent: Sequence[LedgerItem], reply: Reply) -> Step:

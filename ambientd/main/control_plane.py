@@ -121,7 +121,7 @@ def _start(given: Given) -> int:
     try:
         lock = statelock.acquire(str(state_dir), SystemClock().now(), database=place.file or "")
     except statelock.StateLockedError as error:
-        only = f"{error} Each control plane needs a state directory of its own."
+        only = f"{error} Each node and control plane needs one of its own: --state-dir."
         refuse(only, (), notifier=notifier, passed=())
         return exits.LOCKED
     except statelock.StateDirError as error:

@@ -126,7 +126,7 @@ def run_init(argv: Sequence[str]) -> int:
         for sentence in error.sentences:
             complain(f"Error: {sentence}")
         return error.code
-    print(msgspec.json.encode(answer).decode() if options.json else _shown(answer))
+    print(msgspec.json.encode(answer).decode() if options.json else _shown(answer, options))
     return exits.DONE
 
 
@@ -205,7 +205,7 @@ def _init(options: argparse.Namespace) -> Answer:
                 raise _FailedError(exits.CONFIG, *found.problems)
             outcome = trio.run(partial(_set_up, options, config, state_dir, found, password))
     except statelock.StateLockedError as error:
-        raise _FailedError(exits.LOCKED, f"{error} Stop it first.") from None
+        raise _FailedError(exits.LOCKED, f"{error} Stop it first, or if it is a node: --state-dir.") from None
     except statelock.StateDirError as error:
         raise _FailedError(exits.STORAGE, str(error)) from None
     except OSError as error:
@@ -332,7 +332,7 @@ def _shown_key(seed: bytes | None) -> str | None:
     return None if seed is None else show_key(public_of(seed))
 
 
-def _shown(answer: Answer) -> str:
+def _shown(answer: Answer, options: argparse.Namespace) -> str:
     made = ", ".join((*answer.secrets_made, *answer.keys_made)) or "all were there"
     lines = [
         f"The control plane in {answer.state_dir} is set up."
@@ -353,5 +353,8 @@ def _shown(answer: Answer) -> str:
     if answer.join_token is not None:
         lines.append(f"  join token   {answer.join_token}   (shown this once)")
         lines.append(f"               good until {answer.join_token_expires_at}")
-    lines.append("Start it with: ambientd control-plane")
+    own = "" if options.state_dir is None else f" --state-dir {options.state_dir}"
+    lines.append(f"Start it with: ambientd control-plane{own}")
+    if answer.join_token is not None:
+        lines.append("Then on a node: ambientctl join URL    (it asks for the join token)")
     return "\n".join(lines)

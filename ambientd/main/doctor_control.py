@@ -32,7 +32,6 @@ from ambientd.wire.fleet_view_messages import FleetNodes
 from ambientd.wire.messages import StatusDocument
 
 PROBE_SEC = 1.7
-STEP_SEC = PROBE_SEC / 2  # of two requests
 _AGENT = f"ambientd/{__version__} (doctor)"
 
 
@@ -137,12 +136,18 @@ def _as_node(membership: Membership, address: ControlAddress, config: Config, pl
 async def _ask(
     membership: Membership, identity: FileIdentity, address: ControlAddress, config: Config
 ) -> ControlAnswer:
+    import trio
+
     from ambientd.flows.controlcheck import ask_as_node
     from ambientd.net.control_plane_http import HttpControlTransport, settings_of
 
-    transport = HttpControlTransport(settings_of(config.control_plane, address), agent=_AGENT)
+    settings = settings_of(config.control_plane, address)
+    transport = HttpControlTransport(lambda: settings, agent=_AGENT)
     try:
-        return await ask_as_node(membership, identity, transport, seconds=STEP_SEC)
+        with trio.fail_after(PROBE_SEC):
+            return await ask_as_node(membership, identity, transport, seconds=PROBE_SEC)
+    except trio.TooSlowError:
+        raise UnavailableError("no answer in time") from None
     finally:
         await transport.aclose()
 

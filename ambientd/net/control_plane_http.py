@@ -5,7 +5,7 @@ of a file) vouch for and, where one is set, by a pinned key. No redirect is foll
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,8 @@ ANSWER_MAX = 8 * 1024 * 1024
 # Servers of our own close an idle connection after 75 seconds; one that is just being closed is not used.
 KEEP_SEC = 70.0
 _INSTALL = "pip install 'ambient-node[control-link]'"
+# A server that wants one and gets none ends the connection after the handshake, without a word.
+WANTS_CERTIFICATE = " (does it want a client certificate? control_plane.client_cert)"
 OTHER_KEY = "another key than the pinned one"
 
 
@@ -56,9 +58,11 @@ def settings_of(config: ControlPlaneConfig, address: ControlAddress) -> Transpor
 class HttpControlTransport:
     """Implements `ports.controlplane.ControlTransport`. For one request at a time."""
 
-    def __init__(self, settings: TransportSettings, *, agent: str) -> None:
-        """`agent` is the User-Agent. Nothing is opened or loaded."""
-        self.settings = settings
+    def __init__(self, settings: Callable[[], TransportSettings], *, agent: str) -> None:
+        """`settings` are asked for with each request: others close the connection of before. `agent` is the
+        User-Agent. Nothing is opened or loaded."""
+        self._wanted = settings
+        self._settings = settings()
         self._agent = agent
         self._pool: httpcore2.AsyncConnectionPool | None = None
 
@@ -85,7 +89,8 @@ class HttpControlTransport:
             import httpcore2
         except ImportError:
             raise UnavailableError(f"the package httpcore2 is missing: {_INSTALL}") from None
-        address = self.settings.address
+        await self._follow()
+        address = self._settings.address
         given = {"Host": address.host_header, "User-Agent": self._agent, "Accept": "application/json"}
         if body:
             given |= {"Content-Type": "application/json"}
@@ -107,7 +112,8 @@ class HttpControlTransport:
             httpcore2.ProxyError,
         ) as error:
             await self.aclose()
-            raise UnavailableError(_words(error)) from None
+            wants = self._settings.address.tls and self._settings.client_cert is None
+            raise UnavailableError(_words(error, WANTS_CERTIFICATE if wants else "")) from None
         except ImportError:
             await self.aclose()
             raise UnavailableError(f"a socks5:// proxy needs the package socksio: {_INSTALL}") from None
@@ -115,12 +121,18 @@ class HttpControlTransport:
             await self.aclose()
             raise UnavailableError(f"no connection: {error.strerror or type(error).__name__}") from None
 
+    async def _follow(self) -> None:
+        wanted = self._wanted()
+        if wanted != self._settings:
+            await self.aclose()
+            self._settings = wanted
+
     async def _opened(self) -> "httpcore2.AsyncConnectionPool":
         if self._pool is not None:
             return self._pool
         import httpcore2
 
-        settings = self.settings
+        settings = self._settings
         # Reading the authorities takes tens of milliseconds.
         context = await trio.to_thread.run_sync(self._context) if settings.address.tls else None
         # A pinned server is asked for its certificate as soon as the handshake is over.
@@ -142,7 +154,7 @@ class HttpControlTransport:
     def _context(self) -> "ssl.SSLContext":
         import ssl
 
-        settings = self.settings
+        settings = self._settings
         try:
             context = ssl.create_default_context(cafile=settings.ca_file)
             if settings.client_cert is not None:
@@ -171,8 +183,9 @@ async def _body(answer: "httpcore2.Response") -> bytes:
     return b"".join(parts)
 
 
-def _words(error: Exception) -> str:
-    """What kind of trouble it was. The library's text may hold the address."""
+def _words(error: Exception, when_cut: str) -> str:
+    """What kind of trouble it was, `when_cut` after a connection that was cut. The library's text may hold
+    the address."""
     import ssl
 
     if str(error) == OTHER_KEY:
@@ -189,7 +202,8 @@ def _words(error: Exception) -> str:
         "Proxy": "the proxy refused",
         "Connect": "no connection",
         "Timeout": "no answer in time",
-        "Protocol": "the answer is no HTTP, or was cut off",
+        "Protocol": f"the answer is no HTTP, or was cut off{when_cut}",
+        "ReadError": f"the connection was cut off{when_cut}",
     }
     return next((text for sign, text in words.items() if sign in name), f"the connection broke ({name})")
 

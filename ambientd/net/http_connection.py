@@ -208,6 +208,21 @@ class Connection:
         self.phase = Phase.SEND
         self._scope.cancel()
 
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it is about to end."""
+        return self._scope.cancel_called
+
+    @property
+    def caller(self) -> Caller:
+        """Who is at its other end, by the transport."""
+        return self._caller
+
+    @property
+    def deadline(self) -> float:
+        """When the wait that it is in ends."""
+        return self._scope.deadline
+
     def is_abandoned(self) -> bool:
         """Whether nobody is there any more to read an answer."""
         return self._quick is not None and self._quick.is_peer_gone(ended=self._endless)

@@ -91,7 +91,8 @@ class HttpServer:
 
         `caller_of` is asked once per connection; an OSError from it closes that connection. Connections
         beyond the cap are answered 503 and closed; those who may only read have a cap of their own, so that
-        they cannot keep the operator out. `door` sees every request before its body is read. With `tls` only
+        they cannot keep the operator out. At the cap the address that holds most of them gives one up for
+        another address. `door` sees every request before its body is read. With `tls` only
         TLS is spoken. Raises OSError when the listener is unusable.
         """
         async with trio.open_nursery() as nursery:
@@ -103,7 +104,7 @@ class HttpServer:
                     self.log.note("caller_unknown", reason=error.strerror)
                     sock.close()
                     return
-                if self._taken[caller.may_write] < self.limits.connections:
+                if self._taken[caller.may_write] < self.limits.connections or self._has_room_for(caller):
                     self._taken[caller.may_write] += 1
                     nursery.start_soon(self._serve_socket, sock, caller, door, tls)
                 elif tls is not None:
@@ -175,6 +176,24 @@ class HttpServer:
         except trio.BrokenResourceError:
             return None
         return None if patience.cancelled_caught else stream
+
+    def _has_room_for(self, caller: Caller) -> bool:
+        """Whether a client with many connections has given up one that it does not use, for one with few."""
+        from ambientd.core.fleet.ratelimit import client_of
+
+        name, held = client_of(caller.ip), dict[str, list[Connection]]()
+        for connection in self._connections:
+            other = connection.caller
+            if other.ip is not None and other.may_write == caller.may_write and not connection.is_given_up:
+                held.setdefault(client_of(other.ip), []).append(connection)
+        most = max(held.values(), key=len, default=[])
+        if caller.ip is None or len(most) <= len(held.get(name, ())) + 1:
+            return False
+        unused = [one for one in most if one.phase in (Phase.IDLE, Phase.READ)]
+        if not unused:
+            return False
+        min(unused, key=lambda one: (one.phase is Phase.READ, one.deadline)).abandon()
+        return True
 
     def _turn_away(self, sock: socket.socket, nursery: trio.Nursery) -> None:
         """503 and close; lingering is bounded like serving, and whoever comes after that is just closed."""

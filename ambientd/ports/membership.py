@@ -30,6 +30,9 @@ class MembershipControl(ControlSync, Protocol):
     async def leave(self, *, actor: str) -> MembershipView | Rejected:
         """Leaves it. Raises as `Store` does."""
 
+    async def renew(self, *, actor: str) -> MembershipView | Rejected:
+        """Exchanges the credential for a new one. Raises as `Store` does."""
+
     async def outbox(self) -> OutboxView:
         """What waits. Raises as `Store.read` does."""
 

@@ -28,6 +28,7 @@ from ambientd.store.usage import SqliteUsage
 from ambientd.wire.outbox_enums import OutboxStream
 
 MINUTE_MS = 60_000
+NO_EVENTS = 2**62  # as the triggers note a session of which only the row is new
 
 _STATE = (
     "SELECT joined, membership, request_seq, history_after, history_upto, policies_revision, leases_revision,"
@@ -35,7 +36,7 @@ _STATE = (
 )
 _STREAM = "SELECT last_seq, acked_seq, acknowledged, dropped, refused FROM outbox_streams WHERE stream = ?"
 _REPORTS = "SELECT seq, at_ms, priority, body FROM outbox_reports"
-_FLIGHT = "SELECT seq, session_key, first_event, last_event FROM outbox_flight ORDER BY seq"
+_FLIGHTS = "SELECT seq, session_key, first_event, last_event FROM outbox_flight"
 _NEW = "SELECT session_key, from_event FROM outbox_sessions ORDER BY session_key LIMIT ?"
 _EVENTS_FROM = (
     "SELECT count(*), max(seq) FROM (SELECT seq FROM session_event_rows"
@@ -218,12 +219,23 @@ class SqliteOutbox:
         return min(found, default=None)
 
     def jump(self, stream: OutboxStream, seq: int) -> None:
-        """Numbers up to `seq` are taken there."""
+        """Numbers up to `seq` are taken there. Of what is under way with one of them nobody knows whether it
+        was taken, or another record: it goes once more, with a number of its own."""
+        if stream is OutboxStream.LEDGER:
+            self._land(seq)
         self._connection.execute(
             "UPDATE outbox_streams SET last_seq = max(last_seq, ?1), acked_seq = max(acked_seq, ?1)"
             " WHERE stream = ?2",
             (seq, stream.value),
         )
+
+    def _land(self, seq: int) -> None:
+        """What is under way up to `seq` is new again."""
+        for row in self._connection.execute(f"{_FLIGHTS} WHERE seq <= ? ORDER BY seq", (seq,)).fetchall():
+            flight = _flight(row)
+            events = flight.first_event <= flight.last_event
+            self._note(flight.session_key, flight.first_event if events else NO_EVENTS)
+        self._connection.execute("DELETE FROM outbox_flight WHERE seq <= ?", (seq,))
 
     def go_back(self, stream: OutboxStream, seq: int) -> None:
         """No more than `seq` is kept there."""
@@ -317,7 +329,7 @@ class SqliteOutbox:
 
     def ledger_flight(self, *, sessions: int, events: int) -> list[Flight]:
         """What is under way, or else the next sessions."""
-        under_way = [_flight(row) for row in self._connection.execute(_FLIGHT)]
+        under_way = [_flight(row) for row in self._connection.execute(f"{_FLIGHTS} ORDER BY seq")]
         if under_way:
             return under_way[:sessions]
         found: list[Flight] = []

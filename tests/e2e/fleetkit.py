@@ -26,6 +26,8 @@ REGISTRATION = {
     "node_type": "any",
     "capabilities": {"bandwidth_mbps": 1000, "cpu_cores": 16, "memory_gb": 64},
 }
+SECRETS = ("ACCESS_TOKEN_KEY", "REFRESH_TOKEN_PEPPER", "API_KEY_PEPPER", "CONNECT_SESSION_TOKEN_PEPPER")
+RANDOM = {name: f"{number}f" * 32 + "0123456789abcdef" for number, name in enumerate(SECRETS)}
 _TIERS = ("AUTH", "NODE", "TASK", "PROOF", "GENERAL", "DEVICE")
 UNLIMITED = {f"AMBIENT__SERVER__{tier}_{word}": "1000000" for tier in _TIERS for word in ("RPM", "BURST")}
 
@@ -266,3 +268,17 @@ class Joined:
             self.plane.links.remove(self._link)
             self._link = None
             raise
+
+
+def certificate(folder: Path, name: str) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1 that is its own authority, and its key."""
+    key, cert = folder / f"{name}.key", folder / f"{name}.pem"
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
+         "1", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out",
+         str(cert)],
+        check=True,
+        capture_output=True,
+    )  # fmt: skip
+    key.chmod(0o600)
+    return cert, key

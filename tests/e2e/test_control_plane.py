@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import stat
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -15,11 +14,9 @@ from typing import Any
 import apsw
 import pytest
 
-from tests.e2e.fleetkit import Joined, Plane
+from tests.e2e.fleetkit import RANDOM, SECRETS, Joined, Plane, certificate
 from tests.pgkit import PgServer
 
-SECRETS = ("ACCESS_TOKEN_KEY", "REFRESH_TOKEN_PEPPER", "API_KEY_PEPPER", "CONNECT_SESSION_TOKEN_PEPPER")
-RANDOM = {name: f"{number}f" * 32 + "0123456789abcdef" for number, name in enumerate(SECRETS)}
 DEVELOPMENT = '[node]\nmode = "development"\n'
 KILLS = int(os.environ.get("AMBIENT_TEST_KILLS", "5"))  # more by hand, over night
 SENDERS = 6
@@ -240,19 +237,6 @@ def test_a_stop_lets_what_has_begun_end_and_takes_nothing_new(plane: Plane) -> N
         thread.join()
     assert (code, statuses) == (0, [200] * 4)
     assert seconds < 6
-
-
-def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    key, cert = folder / f"{name}.key", folder / f"{name}.pem"
-    subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days",
-         "1", "-subj", f"/CN={name}", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out",
-         str(cert)],
-        check=True,
-        capture_output=True,
-    )  # fmt: skip
-    key.chmod(0o600)
-    return cert, key
 
 
 def test_with_a_certificate_only_tls_is_spoken_and_it_is_renewed_without_a_stop(tmp_path: Path) -> None:

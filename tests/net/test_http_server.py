@@ -11,7 +11,7 @@ import trio.testing
 
 from ambientd.net.http_connection import LINGER_BYTES
 from ambientd.net.http_server import HttpServer, Limits
-from ambientd.ports.http import Request, Response
+from ambientd.ports.http import Caller, Request, Response
 from ambientd.wire.errors import ERRORS
 from tests.fakes import http_app
 from tests.fakes.clock import TrioWallClock
@@ -449,6 +449,40 @@ async def test_connections_beyond_the_cap_are_answered_503_and_others_are_served
         await trio.testing.wait_all_tasks_blocked(0.01)
         assert (await rig.ask(get("/livez"))).status == 200
         for stream, _ in held:
+            await stream.aclose()
+
+
+async def test_one_address_that_holds_every_connection_gives_one_up_for_another() -> None:
+    """Whatever it does with them: nothing, half a head, or a request now and then."""
+    addresses = ["192.0.2.1"]
+
+    def caller(_sock: socket.socket) -> Caller:
+        return WRITER._replace(transport="tcp", ip=addresses[-1])
+
+    async with serving(http_app.build(), limits=Limits(connections=6), caller=caller) as rig:
+        held = [await rig.connect() for _ in range(6)]
+        for stream, reader in held[:2]:
+            await stream.send_all(get("/livez"))
+            assert (await reader.answer()).status == 200
+        for stream, _ in held[2:4]:
+            await stream.send_all(b"GET /livez HTTP/1.1\r\nHost: a")
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert (await rig.ask(get("/livez"))).status == 503, "nobody gives way to itself"
+        guests = []
+        for n in (2, 3):
+            addresses.append(f"192.0.2.{n}")
+            stream, reader = await rig.connect()
+            await stream.send_all(get("/livez"))
+            assert (await reader.answer()).status == 200
+            guests.append((stream, reader))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert rig.server.connections == 6
+        for stream, reader in guests:  # and they keep theirs
+            await stream.send_all(get("/livez"))
+            assert (await reader.answer()).status == 200
+        addresses.append("192.0.2.1")
+        assert (await rig.ask(get("/livez"))).status == 503
+        for stream, _ in (*held, *guests):
             await stream.aclose()
 
 

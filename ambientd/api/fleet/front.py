@@ -132,7 +132,7 @@ class _Counter:
             except FAMILIES:  # counted by its address then
                 return table.of_address(tier, address, now)
             if user_id is None:  # a guess: looking it up is not free
-                self._limiter.take(Tier.FAILED, address, self._clock.monotonic())
+                self._limiter.take(Tier.FAILED, client_of(address), self._clock.monotonic())
             elif (found := table.of_user(tier, user_id, now)) is not None:
                 return found
         return table.of_address(tier, address, now)

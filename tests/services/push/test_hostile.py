@@ -1,7 +1,9 @@
 """A control plane that lies to its node, or has lost its mind: the node neither crashes nor loses anything,
 and goes on with the next one that speaks the truth."""
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from ambientd.ports.controlplane import ControlAnswer
-from tests.pushkit import NodeRig, node_beside
+from tests.pushkit import NodeRig, node_beside, store_at
 from tests.store.kit import ingest
 
 HUGE = (2**63 - 1, 2**63, 2**64, 10**30, -1)
@@ -194,3 +196,36 @@ async def test_an_answer_that_is_none_costs_time_only(tmp_path: Path, answer: Co
             await rig.sync()
         assert rig.service._asked_until <= rig.service._back_at + 3_700
         await check_whole(rig)
+
+
+@pytest.mark.parametrize("under_way", [False, True])
+async def test_two_copies_of_a_node_lose_nothing_of_either_ones_ledger(
+    tmp_path: Path, under_way: bool
+) -> None:
+    """As from one image of a machine: one identity, one membership, one history up to a point."""
+    async with node_beside(tmp_path) as rig:
+        await rig.drain()
+        copy_at = tmp_path / "copy.db"
+        if under_way:  # both have given the same numbers already
+            await rig.write(lambda tx: ingest(tx, "ses_common"))
+            await rig.write(lambda tx: tx.outbox.ledger_flight(sessions=10, events=10))
+        with contextlib.closing(sqlite3.connect(tmp_path / "node" / "ambient.db")) as found:
+            found.execute("VACUUM INTO ?", (str(copy_at),))
+        async with store_at(copy_at, rig.clock) as store:
+            twin = NodeRig(store, rig.api, rig.name, rig.owner)
+            twin.file.current = rig.file.current
+            for n in range(6):
+                for name, one in (("a", rig), ("b", twin)):
+                    await one.write(lambda tx: ingest(tx, f"ses_{name}{n}", second=n))  # noqa: B023 - at once
+                    if n != 2:  # what waits of several turns goes together
+                        await one.sync()
+            for one in (rig, twin, rig):
+                for _ in range(4):
+                    one.later(60)
+                    await one.sync()
+            there = {row[0]: row for row in rig.there()["sessions"]}
+            for one in (rig, twin):
+                assert {row[0]: row for row in (await one.here())["sessions"]}.items() <= there.items()
+            events = {row[:2] for row in rig.there()["events"]}
+            for one in (rig, twin):
+                assert {row[:2] for row in (await one.here())["events"]} <= events

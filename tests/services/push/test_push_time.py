@@ -323,17 +323,17 @@ async def test_a_node_that_always_has_something_to_tell_still_hears(
 
         async def send(*arguments: Any, **options: Any) -> ControlAnswer:
             answer: ControlAnswer = await told(*arguments, **options)
-            await trio.sleep(0.2)  # a distant control plane
+            await trio.sleep(3)  # a distant control plane
             await rig.write(_one_more)
             rig.service.new()
             return answer
 
         rig.wire.send = send
         await rig.write(_one_more)
-        await trio.sleep(1800)
+        await trio.sleep(900)
         pulls = rig.wire.times("leases")
         assert max(b - a for a, b in itertools.pairwise([*pulls, trio.current_time()])) < 400
-        assert len(rig.wire.times("heartbeat")) in range(28, 34)
+        assert len(rig.wire.times("heartbeat")) in range(13, 18)
         with trio.fail_after(60):
             result = await rig.sync()
         assert result.reason

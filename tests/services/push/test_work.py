@@ -9,7 +9,7 @@ import pytest
 from ambientd.core.assignments import AssignmentState, StopCause, Told
 from ambientd.core.records import NewEvent, RunRecord, SessionChange, UsageRecord
 from ambientd.ports.controlplane import ControlAnswer
-from ambientd.services.push.parts import RoundResult
+from ambientd.services.push import RoundResult
 from ambientd.wire.enums import EventType, SessionStatus
 from tests.pushkit import LOST, OK, UNHEARD, NodeRig, node_beside
 from tests.store.kit import AT
