@@ -8,6 +8,7 @@ from ambientd.core.fleet.hearing import Hearing
 from ambientd.core.fleet.liveness import LivenessTimes
 from ambientd.flows.fleet import sweeps
 from ambientd.flows.fleet.leases import LeaseDesk
+from ambientd.flows.fleet.rosters import RosterDesk, sweep_rosters
 from ambientd.flows.fleet.throttle import Throttle
 from ambientd.flows.fleet.work import WorkRules
 from ambientd.ports.clock import Clock
@@ -34,8 +35,10 @@ def build_sweeps(
     desk: LeaseDesk,
     hearing: Hearing,
     throttle: Throttle,
+    roster_desk: RosterDesk | None,
 ) -> Sequence[Sweep]:
-    """All of them; rate limits that another process has changed come here by the last one."""
+    """All of them; rate limits that another process has changed come here by the one of that name.
+    `roster_desk` signs rosters, where they are wanted and there is a key."""
     times = LivenessTimes(config.unknown_after, config.offline_after)
 
     async def nodes() -> dict[str, object] | None:
@@ -73,6 +76,13 @@ def build_sweeps(
         removed = await sweeps.sweep_expired(store, clock.now(), keep=KEEP_EXPIRED)
         return {"removed": removed} if removed else None
 
+    async def rosters() -> dict[str, object] | None:
+        made = [] if roster_desk is None else await sweep_rosters(store, clock.now(), roster_desk)
+        if not made:
+            return None
+        left_out = {one.owner_id: one.left_out for one in made[:NAMED_MAX] if one.left_out}
+        return {"owners": len(made), "nodes": sum(one.nodes for one in made), "left_out": left_out}
+
     often, seldom = config.sweep_interval, config.cleanup_interval
     return (
         Sweep(name="nodes", interval=often, run=nodes),
@@ -81,4 +91,5 @@ def build_sweeps(
         Sweep(name="history", interval=seldom, run=history),
         Sweep(name="expired", interval=seldom, run=expired),
         Sweep(name="throttle", interval=often, run=throttle.refresh),
+        *(() if roster_desk is None else (Sweep(name="rosters", interval=often, run=rosters),)),
     )

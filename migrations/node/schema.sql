@@ -316,12 +316,27 @@ CREATE TABLE outbox_streams (
     refused INTEGER NOT NULL DEFAULT 0 CHECK (refused >= 0)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE peer_distrust (
+    key TEXT NOT NULL PRIMARY KEY CHECK (key GLOB 'ed25519:*' AND length(key) = 72),
+    added_at TEXT NOT NULL,
+    added_by TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE peer_floors (
     key TEXT NOT NULL PRIMARY KEY,
     version INTEGER NOT NULL CHECK (version >= 0),
     since_ms INTEGER NOT NULL CHECK (since_ms >= 0),
     lines_json TEXT NOT NULL CHECK (json_valid(lines_json))
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE peer_roster (
+    id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    revision INTEGER NOT NULL CHECK (revision >= 1),
+    body BLOB NOT NULL CHECK (length(body) <= 16384),
+    issuer BLOB NOT NULL CHECK (length(issuer) = 32),
+    signature BLOB NOT NULL CHECK (length(signature) = 64),
+    taken_at TEXT NOT NULL
+) STRICT;
 
 CREATE TABLE peer_seen (
     key TEXT NOT NULL PRIMARY KEY,

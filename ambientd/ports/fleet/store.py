@@ -162,6 +162,10 @@ class DeviceRepository(Protocol):
     def credentials(self, node_id: str) -> list[DeviceCredential]:
         """A node's credentials, newest first."""
 
+    def keys_of_owners(self) -> list[tuple[str, str, bytes]]:
+        """Owner, node and key of every credential that is good, of nodes that are neither deleted nor
+        rejected."""
+
     def advance(self, credential_id: str, seq: int) -> int | None:
         """Takes a request's number. None when it was taken; else the last one taken, which is not lower."""
 

@@ -528,7 +528,7 @@ class PushService:
     async def _pull(self, result: RoundResult) -> None:
         if self._pushing is None or self._work is None:
             return
-        result.policies = await pulls.pull_policies(self._pushing, self._parts.policies)
+        result.policies = await pulls.pull_policies(self._pushing, self._parts.policies, self._parts.rosters)
         self._need(result.policies.step)
         result.leases = await pulls.pull_revocations(self._pushing, self._work.leases)
         self._need(result.leases.step)
