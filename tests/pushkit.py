@@ -282,6 +282,7 @@ class NodeRig:
             leases=self.leases,
             wanted=lambda: self.wanted,
             picked_up=lambda: None,
+            look_at_time=self._look,
         )
 
     def _lease_ground(self) -> Any:

@@ -472,6 +472,7 @@ class PushPart:
             leases=node.leases,
             wanted=lambda: self._ground.config().control_plane.tasks,
             picked_up=node.picked_up,
+            look_at_time=node.time,
         )
 
     async def _condition(self) -> Condition:

@@ -76,13 +76,16 @@ CREATE TABLE assignments (
     state TEXT NOT NULL CHECK (state IN ('starting', 'running', 'completed', 'failed', 'stopped')),
     session_id TEXT CHECK (session_id <> ''),
     lease_id TEXT CHECK (lease_id <> ''),
-    stop_cause TEXT CHECK (stop_cause IN ('away', 'verdict')),
+    stop_cause TEXT CHECK (stop_cause IN ('away', 'verdict', 'time_limit')),
     result_json TEXT CHECK (json_valid(result_json)),
     told TEXT NOT NULL DEFAULT 'nothing' CHECK (told IN ('nothing', 'in_progress', 'ended')),
     given_at TEXT NOT NULL
         CHECK (given_at GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9]Z'),
     ended_at TEXT
         CHECK (ended_at GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9]Z'),
+    limit_ms INTEGER CHECK (limit_ms > 0),
+    begun_boot_id TEXT CHECK (begun_boot_id <> ''),
+    begun_boot_ms INTEGER CHECK (begun_boot_ms >= 0),
     CHECK ((ended_at IS NOT NULL) = (state IN ('completed', 'failed', 'stopped')))
 ) STRICT;
 

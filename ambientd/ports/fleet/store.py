@@ -44,6 +44,7 @@ from ambientd.core.fleet.records import (
     TaskWork,
     UserRecord,
 )
+from ambientd.core.fleet.timelimit import LatePart
 from ambientd.ports.fleet.pushed import (
     ControlAuditRepository,
     ItemRepository,
@@ -331,6 +332,10 @@ class AssignmentRepository(Protocol):
 
     def away(self, limit: int, after: tuple[str, str] = ("", "")) -> list[AwayAssignment]:
         """Current assignments of tasks that do not wait, on nodes that are not online, by (task, node)."""
+
+    def late(self, now: datetime, limit: int, after: tuple[str, str] = ("", "")) -> list[LatePart]:
+        """Parts of running tasks that go on although their time is over, on nodes that are online, by (task,
+        node). What a node has not begun counts from when its task ran."""
 
 
 class ConnectRepository(Protocol):
