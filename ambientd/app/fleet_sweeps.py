@@ -86,13 +86,6 @@ def build_sweeps(
         removed = await sweeps.sweep_expired(store, clock.now(), keep=KEEP_EXPIRED)
         return {"removed": removed} if removed else None
 
-    async def rosters() -> dict[str, object] | None:
-        made = [] if roster_desk is None else await sweep_rosters(store, clock.now(), roster_desk)
-        if not made:
-            return None
-        left_out = {one.owner_id: one.left_out for one in made[:NAMED_MAX] if one.left_out}
-        return {"owners": len(made), "nodes": sum(one.nodes for one in made), "left_out": left_out}
-
     often, seldom = config.sweep_interval, config.cleanup_interval
     return (
         Sweep(name="nodes", interval=often, run=nodes),
@@ -102,5 +95,16 @@ def build_sweeps(
         Sweep(name="history", interval=seldom, run=history),
         Sweep(name="expired", interval=seldom, run=expired),
         Sweep(name="throttle", interval=often, run=throttle.refresh),
-        *(() if roster_desk is None else (Sweep(name="rosters", interval=often, run=rosters),)),
+        *(() if roster_desk is None else (_rosters(store, clock, roster_desk, often),)),
     )
+
+
+def _rosters(store: FleetStore, clock: Clock, desk: RosterDesk, interval: float) -> Sweep:
+    async def rosters() -> dict[str, object] | None:
+        made = await sweep_rosters(store, clock.now(), desk)
+        if not made:
+            return None
+        left_out = {one.owner_id: one.left_out for one in made[:NAMED_MAX] if one.left_out}
+        return {"owners": len(made), "nodes": sum(one.nodes for one in made), "left_out": left_out}
+
+    return Sweep(name="rosters", interval=interval, run=rosters)
