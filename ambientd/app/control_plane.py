@@ -163,7 +163,7 @@ class ControlPlane:
         server = config.server
         self.clock: Clock = clock or SystemClock()
         self.store = build_store(outside.database, server, self.clock)
-        rules = WorkRules(max_active=server.max_active_tasks)
+        rules = WorkRules(max_active=server.max_active_tasks, owner_share=server.owner_share)
         hashes = TokenHashes(outside.secrets)
         desk = LeaseDesk(
             seed=outside.issuers.lease,
