@@ -197,6 +197,7 @@ class ControlPlane:
                 desk=desk,
                 hearing=self.hearing,
                 throttle=self.throttle,
+                write_used=self.accounts.write_used,
             ),
             jitter=lambda: int.from_bytes(os.urandom(4)) / 2**32,
             log=self._log,
