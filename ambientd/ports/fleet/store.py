@@ -95,10 +95,13 @@ class UserRepository(Protocol):
         """The key's id and who it stands for, also when it is revoked or has expired."""
 
     def note_key_used(self, key_id: str, at: datetime) -> None:
-        """Remembers the use of a key."""
+        """Remembers the use of a key; never an earlier one than is known."""
 
     def revoke_key(self, user_id: str, key_id: str, at: datetime) -> bool:
         """False when the user has no such key that is still good."""
+
+    def revoke_keys(self, user_id: str, at: datetime) -> int:
+        """Revokes all of a user's keys that were not; how many."""
 
 
 class TokenRepository(Protocol):

@@ -25,6 +25,12 @@ _CURRENT = (
     "SELECT count(*) FROM task_assignments AS a WHERE a.node_id = n.node_id AND a.disconnected_at IS NULL"
     " AND a.execution_status IN ('assigned', 'in_progress')"
 )
+_FOREIGN = (
+    "SELECT count(*) FROM task_assignments AS a JOIN tasks AS t ON t.task_id = a.task_id"
+    " WHERE a.node_id = n.node_id AND a.disconnected_at IS NULL"
+    " AND a.execution_status IN ('assigned', 'in_progress')"
+    " AND (t.creator_id IS NULL OR t.creator_id <> n.owner_id)"
+)
 _CONNECTED = (
     "EXISTS (SELECT 1 FROM connect_sessions AS s WHERE s.node_id = n.node_id AND s.status = 'active')"
     " OR EXISTS (SELECT 1 FROM task_assignments AS a JOIN tasks AS t ON t.task_id = a.task_id"
@@ -33,7 +39,7 @@ _CONNECTED = (
 _CANDIDATE = (
     "SELECT n.node_id, n.owner_id, n.registered_at, n.node_type, n.bandwidth_mbps, n.cpu_cores, n.memory_gb,"
     " n.gpu_available,"
-    f" ({_CURRENT}), CASE WHEN {_CONNECTED} THEN 1 ELSE 0 END FROM nodes AS n"
+    f" ({_CURRENT}), ({_FOREIGN}), CASE WHEN {_CONNECTED} THEN 1 ELSE 0 END FROM nodes AS n"
     " WHERE n.status = 'online' AND n.deleted_at IS NULL"
 )
 _CANDIDATES = (
@@ -231,7 +237,8 @@ def _candidate(row: Row) -> Candidate:
             bandwidth_mbps=row[4], cpu_cores=row[5], memory_gb=row[6], gpu_available=bool(row[7])
         ),
         active=row[8],
-        connected=bool(row[9]),
+        foreign=row[9],
+        connected=bool(row[10]),
     )
 
 
