@@ -85,6 +85,9 @@ class ServerConfig:
         maximum=3650 * _DAY,
     )
     max_active_tasks: int = setting(50, doc="Tasks that a node has at once.", minimum=1, maximum=1000)
+    max_open_tasks: int = setting(
+        10_000, doc="Tasks of one account that have not ended.", minimum=1, maximum=1_000_000
+    )
     owner_share: float = setting(
         0.5,
         doc="The part of these that is kept for the node's owner, whatever others hand in.",
