@@ -167,7 +167,11 @@ class ControlPlane:
             self._log.warning("config.doubtful", reason=sentence)
         self.clock: Clock = clock or SystemClock()
         self.store = build_store(outside.database, server, self.clock)
-        rules = WorkRules(max_active=server.max_active_tasks, owner_share=server.owner_share)
+        rules = WorkRules(
+            max_active=server.max_active_tasks,
+            owner_share=server.owner_share,
+            max_open=server.max_open_tasks,
+        )
         hashes = TokenHashes(outside.secrets)
         desk = LeaseDesk(
             seed=outside.issuers.lease,

@@ -42,15 +42,18 @@ from ambientd.wire.fleet_enums import (
 
 CANDIDATES_PAGE = 256  # looked at in one query; the search goes on until enough are found
 PENDING_LOOKED_AT = 500  # pending tasks that are offered to a node that has become free
+MAX_OPEN = 10_000  # tasks of one account that have not ended: each takes room, and is looked at again
 FREED_MAX = 4  # nodes that are offered pending tasks at once
 
 
 class WorkRules(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a node is given. `max_active`: tasks at once; `owner_share` of these places are kept for its
-    owner."""
+    """How much a node is given, and how much an account may ask for. `max_active`: tasks of a node at once;
+    `owner_share` of these places are kept for its owner; `max_open`: tasks of an account that have not ended.
+    """
 
     max_active: int = MAX_ACTIVE_PER_NODE
     owner_share: float = OWNER_SHARE
+    max_open: int = MAX_OPEN
 
     @property
     def room(self) -> Room:

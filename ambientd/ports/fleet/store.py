@@ -241,6 +241,9 @@ class TaskRepository(Protocol):
     def page(self, query: TaskQuery) -> list[TaskRecord]:
         """One page of tasks."""
 
+    def open_of(self, creator_id: str) -> int:
+        """How many of a creator's tasks have not ended."""
+
     def work(self, task_id: str) -> TaskWork | None:
         """Inputs and module of a task."""
 
@@ -337,8 +340,8 @@ class AssignmentRepository(Protocol):
         """Current assignments of tasks that do not wait, on nodes that are not online, by (task, node)."""
 
     def late(self, now: datetime, limit: int, after: tuple[str, str] = ("", "")) -> list[LatePart]:
-        """Parts of running tasks that go on although their time is over, on nodes that are online, by (task,
-        node). What a node has not begun counts from when its task ran."""
+        """Parts of running tasks that go on although their time is over, on nodes that are online, by (node,
+        task). What a node has not begun counts from when its task ran."""
 
 
 class ConnectRepository(Protocol):
