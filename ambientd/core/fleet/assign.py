@@ -1,5 +1,6 @@
 """Which nodes get a task: pure, from what the registry says at that moment."""
 
+import heapq
 from collections.abc import Iterable
 from datetime import datetime
 
@@ -87,18 +88,14 @@ def choose(
     creator_id: str | None = None,
     room: Room = ROOM,
 ) -> list[str]:
-    """The nodes to attach, up to as many as the task misses, in the order of the candidates.
+    """The nodes to attach, up to as many as the task misses: those with the fewest tasks, of equal ones the
+    first.
 
     Candidates come oldest registration first. Fewer than it needs are attached as well: they keep their place
     while the task is pending.
     """
-    chosen: list[str] = []
-    for candidate in candidates:
-        if len(chosen) >= missing:
-            break
-        if can_take(candidate, kind, requirements, creator_id=creator_id, room=room):
-            chosen.append(candidate.node_id)
-    return chosen
+    able = (one for one in candidates if can_take(one, kind, requirements, creator_id=creator_id, room=room))
+    return [one.node_id for one in heapq.nsmallest(missing, able, key=lambda one: one.active)]
 
 
 def status_for(requirements: Requirements, attached: int) -> TaskStatus:

@@ -69,7 +69,7 @@ def submit(tx: FleetTransaction, task: NewTask, rules: WorkRules) -> TaskRecord:
 
 
 def offer(tx: FleetTransaction, task_id: str, at: datetime, rules: WorkRules) -> TaskRecord:
-    """Gives an open task to as many nodes as it misses, oldest registration first, and sets its status.
+    """Gives an open task to as many nodes as it misses, see `_find`, and sets its status.
 
     Returns the task as it stands then; raises LookupError when it is gone.
     """
@@ -86,7 +86,8 @@ def offer(tx: FleetTransaction, task_id: str, at: datetime, rules: WorkRules) ->
 def _find(
     tx: FleetTransaction, task: TaskRecord, kind: TaskType, missing: int, rules: WorkRules
 ) -> list[str]:
-    """Up to so many nodes that can take a task, oldest registration first."""
+    """Up to so many nodes that can take a task: of a page of them, oldest registration first, those with the
+    fewest tasks."""
     found: list[str] = []
     owner = task.creator_id if kind.own_nodes else None
     after: tuple[datetime, str] | None = None

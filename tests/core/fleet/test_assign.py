@@ -95,6 +95,11 @@ def test_the_first_that_can_are_chosen_until_there_are_enough(able: list[bool], 
     assert chosen == [f"n{n}" for n, fits in enumerate(able) if fits][:missing]
 
 
+def test_work_is_spread_over_the_nodes_that_can_do_it() -> None:
+    nodes = [candidate(f"n{n}", active=active) for n, active in enumerate((3, 1, 0, 1))]
+    assert choose(COMPUTATION, Requirements(), missing=3, candidates=nodes) == ["n2", "n1", "n3"]
+
+
 def test_a_task_runs_once_it_has_as_many_nodes_as_it_needs() -> None:
     asks = Requirements(min_nodes=2)
     assert [status_for(asks, n) for n in range(4)] == [

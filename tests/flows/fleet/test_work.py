@@ -202,6 +202,8 @@ async def test_the_end_of_a_task_ends_its_sessions(place: Place) -> None:
 async def test_healthy_work_of_a_node_that_is_back_goes_on(place: Place) -> None:
     async with opened(place) as store:
         await store.write(scene)
+    place.rows("UPDATE nodes SET status = 'offline' WHERE node_id <> 'n1'")
+    async with opened(place) as store:
         for task in ("moved", "lost", "done", "fresh"):
             await store.write(submitted(task))
         begun = ExecutionStatus.IN_PROGRESS
@@ -213,9 +215,9 @@ async def test_healthy_work_of_a_node_that_is_back_goes_on(place: Place) -> None
             await store.write(
                 lambda tx, task=task: release(tx, task, ("n1",), DetachReason.MOVED, later(2), RULES)  # type: ignore[misc]
             )
-        assert (await nodes_of(store, "moved"))[0] == ("n1",), "the oldest is asked again while it is online"
+        assert (await nodes_of(store, "moved"))[0] == ("n1",), "the only one online is asked again"
         await store.write(lambda tx: release(tx, "moved", ("n1",), DetachReason.MOVED, later(2), RULES))
-    place.rows("UPDATE nodes SET status = 'offline' WHERE node_id = 'n1'")
+    place.rows("UPDATE nodes SET status = CASE node_id WHEN 'n2' THEN 'online' ELSE 'offline' END")
     async with opened(place) as store:
         for task in ("moved", "done"):
             await store.write(
