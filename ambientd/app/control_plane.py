@@ -53,6 +53,7 @@ from ambientd.flows.fleet.items import Items
 from ambientd.flows.fleet.leases import LeaseDesk
 from ambientd.flows.fleet.nodes import Registry
 from ambientd.flows.fleet.pushed import Pushed
+from ambientd.flows.fleet.rosters import RosterDesk
 from ambientd.flows.fleet.tasks import Tasks
 from ambientd.flows.fleet.throttle import Throttle
 from ambientd.flows.fleet.work import WorkRules
@@ -194,6 +195,7 @@ class ControlPlane:
                 desk=desk,
                 hearing=self.hearing,
                 throttle=self.throttle,
+                roster_desk=self._roster_desk(),
             ),
             jitter=lambda: int.from_bytes(os.urandom(4)) / 2**32,
             log=self._log,
@@ -240,6 +242,15 @@ class ControlPlane:
             log=HttpLogLines(self._log),
             limits=Limits(connections=server.max_connections, body_bytes=BODY_MAX),
         )
+
+    def _roster_desk(self) -> RosterDesk | None:
+        seed = self._outside.issuers.policy
+        if not self._config.server.rosters:
+            return None
+        if seed is None:
+            self._log.warning("rosters.unsigned", reason="server.rosters is on, and there is no ISSUER_KEY")
+            return None
+        return RosterDesk(seed=seed, public=public_of(seed), network=self._config.policy.network)
 
     # --- the API
 

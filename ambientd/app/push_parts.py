@@ -35,6 +35,7 @@ from ambientd.host.threads import run_in_thread
 from ambientd.ports.autonomy import NodeIdentity
 from ambientd.ports.controlplane import ControlAnswer, ControlTransport
 from ambientd.ports.errors import IdentityError, UnavailableError
+from ambientd.ports.peers import RosterIntake
 from ambientd.services.bell import Bell
 from ambientd.wire.autonomy_messages import ControlStatus, OutboxStatus
 from ambientd.wire.errors import ERRORS
@@ -83,6 +84,7 @@ class PushPart:
         connectivity: ConnectivityPart,
         identity: NodeIdentity,
         policies: PolicyCache,
+        rosters: RosterIntake,
         leases: Leases,
         controls: Controls,
         time: Callable[[], Trusted],
@@ -95,6 +97,7 @@ class PushPart:
             connectivity=connectivity,
             identity=identity,
             policies=policies,
+            rosters=rosters,
             leases=leases,
             controls=controls,
             time=time,
@@ -120,6 +123,10 @@ class PushPart:
         """The configured network, or the control plane's where nobody has chosen one."""
         own, current = self._ground.config().policy.network, self.file.current
         return current.network if current is not None and own == ANY_NETWORK else own
+
+    def owner(self) -> str | None:
+        """Whom the node belongs to at its control plane."""
+        return None if self.file.current is None else self.file.current.owner_id
 
     def url(self) -> str | None:
         """The address of the control plane that the node has joined."""
@@ -417,6 +424,7 @@ class PushPart:
                 build_link=self._link,
                 build_work=self._work,
                 policies=node.policies,
+                rosters=node.rosters,
                 look_at_time=node.time,
                 condition=self._condition,
                 settings=settings,
@@ -464,6 +472,7 @@ class PushPart:
             leases=node.leases,
             wanted=lambda: self._ground.config().control_plane.tasks,
             picked_up=node.picked_up,
+            look_at_time=node.time,
         )
 
     async def _condition(self) -> Condition:
@@ -490,6 +499,7 @@ class _Connected:
         connectivity: ConnectivityPart,
         identity: NodeIdentity,
         policies: PolicyCache,
+        rosters: RosterIntake,
         leases: Leases,
         controls: Controls,
         time: Callable[[], Trusted],
@@ -500,6 +510,7 @@ class _Connected:
         self.connectivity = connectivity
         self.identity = identity
         self.policies = policies
+        self.rosters = rosters
         self.leases = leases
         self.controls = controls
         self.time = time

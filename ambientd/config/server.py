@@ -84,6 +84,9 @@ class ServerConfig:
         minimum=3600,
         maximum=3650 * _DAY,
     )
+    rosters: bool = setting(
+        False, doc="Tell the nodes of each owner, signed by ISSUER_KEY, to trust each other as LAN peers."
+    )
     max_active_tasks: int = setting(50, doc="Tasks that a node has at once.", minimum=1, maximum=1000)
     registration: bool = setting(
         False, doc="Whether anybody may register an account; otherwise administrators add them."

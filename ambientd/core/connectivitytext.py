@@ -89,7 +89,9 @@ def connectivity_problems(seen: Seen) -> Iterable[Problem]:
             "links.no_upstream", "warning", f"no upstream: {state.reason}", "ambientctl doctor links"
         )
     elif state.name is Connectivity.OFFLINE and seen.control is not None and not seen.order:
-        text = f"control plane unreachable: {state.reason}"
+        now = control_status(seen)
+        what = "not counted on yet" if now.latency_ms is not None else "unreachable"
+        text = f"control plane {what}: {now.reason}"
         yield Problem("control.unreachable", "warning", text, "ambientctl doctor control")
     if seen.unrecorded:
         text = f"changes of the links wait for the audit: {seen.unrecorded}"

@@ -203,7 +203,7 @@ async def _refuse_reports(store: Store, numbers: Sequence[int]) -> None:
 
 def keep_report(
     tx: Transaction, at_ms: int, priority: int, body: bytes, *, done: Sequence[int], bytes_max: int
-) -> int:
+) -> KeptReport:
     """Keeps a report, removes those that were acknowledged, and makes room if there is none."""
     if done:
         tx.outbox.acknowledge_reports(done)
@@ -211,7 +211,7 @@ def keep_report(
     count, size = tx.outbox.report_bytes()
     if count > 1 and size > bytes_max:
         tx.outbox.drop_reports(too_many(tx.outbox.report_marks(), bytes_max=bytes_max))
-    return seq
+    return KeptReport(seq=seq, at_ms=at_ms, priority=priority, body=body)
 
 
 # --- audit
@@ -364,7 +364,7 @@ def _give_up_part(tx: Transaction, flight: Flight) -> None:
 
 async def send_delta_v(pushing: Pushing) -> Step:
     """Windows that do not change any more."""
-    settled = _settled(pushing.clock)
+    settled = settled_ms(pushing.clock)
 
     def look(tx: Transaction) -> tuple[int, list[DeltaVWindow]]:
         acked = tx.outbox.stream(OutboxStream.DELTA_V).acked_seq
@@ -390,12 +390,12 @@ async def send_delta_v(pushing: Pushing) -> Step:
     return Step(moved=count)
 
 
-def _settled(clock: Clock) -> int:
+def settled_ms(clock: Clock) -> int:
     """Windows that end by this instant do not change any more."""
     return to_ms(clock.now()) - SETTLED_MS
 
 
 async def depth(store: Store, clock: Clock) -> Depth:
     """What waits. Raises as `Store.read` does."""
-    settled = _settled(clock)
+    settled = settled_ms(clock)
     return await store.read(lambda tx: tx.outbox.depth(settled))

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from ambientd.core.backup import IDENTITY
-from ambientd.core.ed25519 import is_sound, public_of, sign
+from ambientd.core.ed25519 import is_sound, public_of, secret_of, sign_with
 from ambientd.core.identity import SEED_BYTES, KeyFile, Keys, Rollover, parse_key_file, roll_over
 from ambientd.core.timefmt import rfc3339_ms
 from ambientd.host.private_file import drop_drafts, make_private, replace_private, sync_folder
@@ -49,7 +49,7 @@ class FileIdentity:
         self._random_bytes = random_bytes
         self._run_sync = run_sync
         self._file: KeyFile | None = None
-        self._public: tuple[bytes, bytes] | None = None  # of which seed, and the key
+        self._secret: bytes | None = None  # the seed that was used last, and its public key
         self._shared: dict[tuple[bytes, bytes], bytes] = {}  # by seed and the other's key
         self._from_credential = False
         self._problem: str | None = "the node's identity was not loaded"
@@ -128,9 +128,12 @@ class FileIdentity:
         return None if self._file is None else self._file.rollover
 
     def _public_of(self, seed: bytes) -> bytes:
-        if self._public is None or self._public[0] != seed:
-            self._public = seed, public_of(seed)
-        return self._public[1]
+        return self._secret_of(seed)[SEED_BYTES:]
+
+    def _secret_of(self, seed: bytes) -> bytes:
+        if self._secret is None or self._secret[:SEED_BYTES] != seed:
+            self._secret = secret_of(seed)
+        return self._secret
 
     # --- `ports.autonomy.NodeIdentity`
 
@@ -146,7 +149,7 @@ class FileIdentity:
 
     def sign(self, message: bytes) -> bytes:
         """A detached signature, 64 bytes. Raises IdentityError."""
-        return sign(self._seed(), message)
+        return sign_with(self._secret_of(self._seed()), message)
 
     def seal(self, recipient: bytes, message: bytes) -> bytes:
         """A nonce and the box. Raises IdentityError, and ValueError for a key that nobody can have."""
@@ -187,7 +190,7 @@ class FileIdentity:
             return shared
         if not is_sound(other):
             return None
-        own = crypto_sign_ed25519_sk_to_curve25519(seed + self._public_of(seed))
+        own = crypto_sign_ed25519_sk_to_curve25519(self._secret_of(seed))
         shared = crypto_box_beforenm(crypto_sign_ed25519_pk_to_curve25519(other), own)
         while len(self._shared) >= _SHARED_KEPT:
             del self._shared[next(iter(self._shared))]
@@ -233,7 +236,7 @@ class FileIdentity:
         made = KeyFile(seed=seed, host=self._host_id, rollover=rollover)
         previous = self._set_aside(at)
         replace_private(self.path, made.text)
-        self._file, self._problem, self._public = made, None, (seed, public)
+        self._file, self._problem = made, None
         return previous
 
     def _need_changeable(self) -> None:

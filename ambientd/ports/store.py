@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         TaskOutcome,
         UsageRecord,
     )
+    from ambientd.core.signeditem import SignedItem
     from ambientd.ports.audit import AuditRepository, IdentityRepository
     from ambientd.ports.delta_v import DeltaVRepository
     from ambientd.ports.leases import LeaseRepository
@@ -334,6 +335,21 @@ class PeerRepository(Protocol):
 
     def untrust(self, key: str) -> bool:
         """Removes a key, and when it was seen; its floor stays. Whether it was there."""
+
+    def distrusted(self) -> list[str]:
+        """Keys that no roster makes trusted, by the operator's word."""
+
+    def distrust(self, key: str, *, at: datetime, by: str) -> None:
+        """No roster makes this key trusted any more; `trust` ends that."""
+
+    def roster(self) -> SignedItem | None:
+        """The newest roster of the control plane that was taken."""
+
+    def put_roster(self, item: SignedItem, revision: int, *, at: datetime) -> None:
+        """Takes the place of the one before."""
+
+    def drop_roster(self) -> bool:
+        """Forgets it; whether there was one."""
 
     def floors(self) -> Floors | None:
         """What must not be taken again; None before `begin`."""

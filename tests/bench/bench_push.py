@@ -142,7 +142,7 @@ def show(relay: Relay, begun: int, change: list[Spent], window: float) -> None:
     for name, value, budget in rows:
         verdict = "" if not budget else f"   budget {budget:g}: {'PASS' if value <= budget else 'MISS'}"
         print(f"  {name:<38}{value:9.3f}{verdict}", flush=True)
-    print("\n".join(f"    {line.decode()[:100]}" for line in reports[-1].request.split(b"\r\n")))
+    print("\n".join(f"    {line.decode()}" for line in reports[-1].request.split(b"\r\n")))
 
 
 def joined(stack: contextlib.ExitStack, port: int, token: str, name: str, interval: str) -> Node:

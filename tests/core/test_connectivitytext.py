@@ -99,6 +99,14 @@ def test_a_problem_is_what_somebody_can_mend_and_carries_the_command_that_helps(
     assert all(problem.help and problem.help.startswith("ambientctl ") for problem in found)
 
 
+def test_a_control_plane_that_answers_again_is_not_called_unreachable() -> None:
+    assert ONLINE.control_answer is not None
+    (problem,) = connectivity_problems(replace(OFFLINE, control_answer=ONLINE.control_answer))
+    assert problem.text.startswith("control plane not counted on yet: it answers again")
+    (problem,) = connectivity_problems(OFFLINE)
+    assert problem.text.startswith("control plane unreachable: ")
+
+
 @pytest.mark.parametrize(
     ("seen", "head"),
     [

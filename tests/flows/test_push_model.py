@@ -269,7 +269,7 @@ class OutboxMachine(RuleBasedStateMachine):
         done = sorted(self.done)
         seq = self._write(
             lambda tx: push.keep_report(tx, self.minute * 60_000, 1, body, done=done, bytes_max=10**6)
-        )
+        ).seq
         self.done.clear()
         assert seq not in self.sampled
         self.sampled.add(seq)

@@ -44,6 +44,7 @@ from ambientd.core.fleet.records import (
     TaskWork,
     UserRecord,
 )
+from ambientd.core.fleet.timelimit import LatePart
 from ambientd.ports.fleet.pushed import (
     ControlAuditRepository,
     ItemRepository,
@@ -161,6 +162,10 @@ class DeviceRepository(Protocol):
 
     def credentials(self, node_id: str) -> list[DeviceCredential]:
         """A node's credentials, newest first."""
+
+    def keys_of_owners(self) -> list[tuple[str, str, bytes]]:
+        """Owner, node and key of every credential that is good, of nodes that are neither deleted nor
+        rejected."""
 
     def advance(self, credential_id: str, seq: int) -> int | None:
         """Takes a request's number. None when it was taken; else the last one taken, which is not lower."""
@@ -327,6 +332,10 @@ class AssignmentRepository(Protocol):
 
     def away(self, limit: int, after: tuple[str, str] = ("", "")) -> list[AwayAssignment]:
         """Current assignments of tasks that do not wait, on nodes that are not online, by (task, node)."""
+
+    def late(self, now: datetime, limit: int, after: tuple[str, str] = ("", "")) -> list[LatePart]:
+        """Parts of running tasks that go on although their time is over, on nodes that are online, by (task,
+        node). What a node has not begun counts from when its task ran."""
 
 
 class ConnectRepository(Protocol):

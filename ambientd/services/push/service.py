@@ -21,7 +21,7 @@ from ambientd.core.outbox import (
     next_stream,
     pause_after,
 )
-from ambientd.core.outboxrecords import Contact, Depth, KeptReport, StreamState
+from ambientd.core.outboxrecords import Contact, Depth, KeptReport
 from ambientd.core.pushbodies import report_body
 from ambientd.core.timefmt import parse_rfc3339, rfc3339_ms, to_ms
 from ambientd.core.trustedtime import Trusted
@@ -34,6 +34,7 @@ from ambientd.ports.store import Transaction
 from ambientd.services.bell import Bell
 from ambientd.services.push.link import DeviceLink
 from ambientd.services.push.parts import PushParts, RoundResult, StopError
+from ambientd.services.push.reports import Reports
 from ambientd.wire.enums import Connectivity
 from ambientd.wire.fleet_api_messages import HeartbeatAnswer
 from ambientd.wire.fleet_enums import ExecutionStatus, NodeStatus
@@ -69,7 +70,6 @@ class PushService:
         self._pushing: Pushing | None = None
         self._round_lock = trio.Lock()
         self._held: list[Assignment] = []
-        self._done: set[int] = set()
         self._contact: Contact | None = None
         self._contact_kept: Contact | None = None
         self._depth = Depth()
@@ -79,6 +79,7 @@ class PushService:
 
     def _reset(self) -> None:
         """As for a membership that was never spoken for."""
+        self._reports = Reports()
         self._aligned = False
         self._reconciled = False
         self._small = 0
@@ -180,12 +181,10 @@ class PushService:
 
     async def count(self) -> Depth:
         """Counts what waits now. Raises as `Store.read` does."""
-        found = await push.depth(self._parts.store, self._parts.clock)
-        streams = tuple(
-            msgspec.structs.replace(one, waiting=self._really(one), acknowledged=self._acknowledged(one))
-            for one in found.streams
-        )
-        before, self._depth = self.dropped, msgspec.structs.replace(found, streams=streams)
+        found = self._reports.take_depth()
+        if found is None:
+            found = await push.depth(self._parts.store, self._parts.clock)
+        before, self._depth = self.dropped, self._reports.seen(found)
         if self._dropped_before is None:  # a restart: what was dropped before counts while something waits
             self._dropped_before = 0 if self._depth.waiting else _dropped(self._depth)
         elif self.dropped and not before:
@@ -240,7 +239,7 @@ class PushService:
         times = [self._beat_at]
         if self._may_send():
             times.append(self._next_round())
-        left = next_overdue(self._held, self._away())
+        left = self._left()
         if left is not None:
             times.append(trio.current_time() + left / 1000)
         return min(times)
@@ -267,7 +266,6 @@ class PushService:
             await self._parts.store.write(lambda tx: tx.outbox.join(membership.registration))
             state = await self._parts.store.read(lambda tx: tx.outbox.state())
         self._reset()
-        self._done.clear()
         now = trio.current_time()
         # A fleet that was started at one moment does not report at one moment.
         self._beat_at = now if known is None else now + self._parts.jitter()
@@ -299,20 +297,22 @@ class PushService:
         at = parts.clock.now()
         first = self._last_state is None
         priority = CHANGE if first or condition.state is not self._last_state else ORDINARY
-        done = sorted(self._done)
+        done = sorted(self._reports.done)
         contact = self._contact if self._contact is not self._contact_kept else None
-        room = parts.settings().outbox
+        room, told = parts.settings().outbox, self._reports.told_head
+        settled = push.settled_ms(parts.clock)
 
-        def work(tx: Transaction) -> None:
+        def work(tx: Transaction) -> tuple[KeptReport, Depth, int]:
             head = tx.audit.head()
             said = msgspec.structs.replace(condition, audit_seq=head.seq, audit_hash=head.hash)
-            body = report_body(rfc3339_ms(at), said if head.seq else condition)
-            push.keep_report(tx, to_ms(at), priority, body, done=done, bytes_max=room)
+            body = report_body(rfc3339_ms(at), condition if head.seq == told else said)
+            kept = push.keep_report(tx, to_ms(at), priority, body, done=done, bytes_max=room)
             if contact is not None:
                 tx.outbox.put_contact(contact)
+            return kept, tx.outbox.depth(settled), head.seq
 
-        await parts.store.write(work)
-        self._done.difference_update(done)
+        self._reports.keep(*await parts.store.write(work))
+        self._reports.done.difference_update(done)
         if contact is not None:
             self._contact_kept = contact
         self._last_state = condition.state
@@ -331,11 +331,15 @@ class PushService:
     def _away(self) -> int:
         return away_ms(self._contact, self._parts.look_at_time())
 
+    def _left(self) -> int | None:
+        return next_overdue(self._held, self._away(), self._parts.look_at_time())
+
     async def _end_overdue(self) -> None:
-        if self._work is None or next_overdue(self._held, self._away()) != 0:
+        if self._work is None or self._left() != 0:
             return
-        count = await work_flow.stop_overdue(self._work, self._away())
-        self._parts.log.warning("assignments.stopped_away", tasks=count)
+        causes = await work_flow.stop_overdue(self._work, self._away())
+        if causes:
+            self._parts.log.warning("assignments.stopped", tasks=len(causes), causes=sorted(set(causes)))
         await self._read_held()
 
     async def _end_again(self) -> None:
@@ -372,7 +376,8 @@ class PushService:
             self._parts.probe_soon()
         else:
             self._went_well(more=result.more)
-        await self.count()
+        if result.reason is not None:  # else it was counted until nothing was left to send
+            await self.count()
         self._parts.changed()
 
     async def _speak(self, result: RoundResult) -> None:
@@ -395,12 +400,13 @@ class PushService:
         """Where the control plane stands, when that is not known (any more)."""
         if not self._aligned:
             self._note_lost(self._need(await push.align(pushing)).text)
+            self._reports.forget_depth()
             self._aligned = True
 
     def _note_lost(self, lost: str) -> None:
         if lost:
             self._aligned = False
-            self._done.clear()  # what of it is still here is told again
+            self._reports.lost()  # what of it is still here is told again
             self._parts.log.warning("control_plane.put_back", lost=lost)
 
     def _need(self, step: Step) -> Step:
@@ -413,9 +419,9 @@ class PushService:
         """Tells the newest report, once."""
         if self._pushing is None:
             return
-        report: KeptReport | None
-        report = await self._parts.store.read(lambda tx: tx.outbox.newest_report())
-        if report is None or report.seq in self._done:
+        kept = self._reports.take()
+        report = kept or await self._parts.store.read(lambda tx: tx.outbox.newest_report())
+        if report is None or report.seq in self._reports.done:
             return
         sent = self._parts.look_at_time()
         answer = await push.send_report(self._pushing, report)
@@ -424,9 +430,10 @@ class PushService:
                 return  # it was taken out, and counted
             raise StopError(answer)
         self._seen(sent)
-        if answer.known_report_seq is not None:
-            self._note_lost(await push.note_put_back(self._pushing, answer.known_report_seq))
-        self._done.add(report.seq)
+        known = answer.known_report_seq
+        if known is not None and self._reports.may_be_lost(known):
+            self._note_lost(await push.note_put_back(self._pushing, known))
+        self._reports.told(report, kept_now=kept is not None and self._aligned)
         result.sent[OutboxStream.REPORTS] = result.sent.get(OutboxStream.REPORTS, 0) + 1
         self._hear(answer)
 
@@ -455,7 +462,7 @@ class PushService:
         idle: dict[OutboxStream, int] = {}
         until = trio.current_time() + ROUND_SEC
         while True:
-            if self._work is not None and await work_flow.settle(self._work):
+            if self._work is not None and self._held and await work_flow.settle(self._work):
                 await self._read_held()
             await self._keep_beat(result)
             depth = await self.count()
@@ -472,16 +479,6 @@ class PushService:
             idle[stream] = 0 if step.moved else idle.get(stream, 0) + 1
             if not self._goes_on(stream, step) or idle[stream] > IDLE_STEPS_MAX:
                 held_up.add(stream)
-
-    def _really(self, stream: StreamState) -> int:
-        """Reports that were acknowledged lie in the outbox until the next one is kept."""
-        if stream.stream is OutboxStream.REPORTS:
-            return max(0, stream.waiting - len(self._done))
-        return stream.waiting
-
-    def _acknowledged(self, stream: StreamState) -> int:
-        more = len(self._done) if stream.stream is OutboxStream.REPORTS else 0
-        return stream.acknowledged + more
 
     async def _keep_beat(self, result: RoundResult) -> None:
         """A long drain does not keep a node from being seen."""
@@ -506,7 +503,7 @@ class PushService:
                 return await push.send_delta_v(pushing)
             case OutboxStream.REPORTS:
                 sent = self._parts.look_at_time()
-                step = await push.send_old_reports(pushing, frozenset(self._done))
+                step = await push.send_old_reports(pushing, frozenset(self._reports.done))
                 if step.meaning is Meaning.DONE and step.moved:
                     self._seen(sent)
                 return step
@@ -535,13 +532,14 @@ class PushService:
     async def _pull(self, result: RoundResult) -> None:
         if self._pushing is None or self._work is None:
             return
-        result.policies = await pulls.pull_policies(self._pushing, self._parts.policies)
+        result.policies = await pulls.pull_policies(self._pushing, self._parts.policies, self._parts.rosters)
         self._need(result.policies.step)
         result.leases = await pulls.pull_revocations(self._pushing, self._work.leases)
         self._need(result.leases.step)
         for what, found in (("policies", result.policies), ("leases", result.leases)):
             if found.refused:
                 self._parts.log.warning("control_plane.items_refused", kind=what, refused=found.refused)
+        self._reports.forget_head()  # now and then it is told again, whatever has become of it there
         settings = self._parts.settings()
         self._pull_at = beat_due(trio.current_time(), settings.pull_interval, self._parts.jitter())
 
@@ -576,6 +574,7 @@ class PushService:
 
     def _back_off(self, reason: str, retry_after: float | None) -> None:
         self._failures += 1
+        self._reports.forget_head()
         self._note_trouble(reason)
         now = trio.current_time()
         pause = pause_after(self._failures, self._parts.jitter(), retry_after)

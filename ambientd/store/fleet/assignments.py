@@ -6,6 +6,7 @@ from datetime import datetime
 from ambientd.core.fleet.assign import Candidate
 from ambientd.core.fleet.records import AssignmentRecord, Away, AwayAssignment, Capabilities, Requirements
 from ambientd.core.fleet.tasktypes import CONNECT_ONLY
+from ambientd.core.fleet.timelimit import LatePart
 from ambientd.core.timefmt import from_ms, to_ms
 from ambientd.store.fleet.sql import Row, Sql, at, is_in, ms, one
 from ambientd.wire.fleet_enums import (
@@ -83,6 +84,18 @@ _AWAY = (
     " JOIN nodes AS n ON n.node_id = a.node_id"
     " WHERE t.away_policy <> 'wait' AND t.status IN ('pending', 'running')"
     " AND n.status IN ('unknown', 'offline') AND n.deleted_at IS NULL"
+    " AND (a.task_id, a.node_id) > (?, ?) ORDER BY a.task_id, a.node_id LIMIT ?"
+)
+# From the assignments, which have an index of the current ones: tasks that have ended are never looked at.
+_LATE = (
+    "SELECT a.task_id, a.node_id, a.attempt, t.max_execution_time_sec FROM nodes AS n"
+    " JOIN task_assignments AS a ON a.node_id = n.node_id AND a.disconnected_at IS NULL"
+    " JOIN tasks AS t ON t.task_id = a.task_id"
+    " WHERE n.status = 'online' AND n.deleted_at IS NULL AND t.status = 'running'"
+    f" AND t.task_type <> '{CONNECT_ONLY}' AND a.execution_status IN ('assigned', 'in_progress')"
+    " AND coalesce(a.execution_started_at,"
+    " CASE WHEN a.assigned_at > t.updated_at THEN a.assigned_at ELSE t.updated_at END)"
+    " + CAST(t.max_execution_time_sec AS BIGINT) * 1000 <= ?"
     " AND (a.task_id, a.node_id) > (?, ?) ORDER BY a.task_id, a.node_id LIMIT ?"
 )
 
@@ -197,6 +210,14 @@ class Assignments:
                 last_seen=from_ms(row[5]),
             )
             for row in self._sql.rows(_AWAY, (*after, limit))
+        ]
+
+    def late(self, now: datetime, limit: int, after: tuple[str, str] = ("", "")) -> list[LatePart]:
+        """Parts of running tasks that go on although their time is over, on nodes that are online, by (task,
+        node). What a node has not begun counts from when its task ran."""
+        return [
+            LatePart(task_id=row[0], node_id=row[1], attempt=row[2], limit_sec=row[3])
+            for row in self._sql.rows(_LATE, (ms(now), *after, limit))
         ]
 
 

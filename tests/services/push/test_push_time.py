@@ -40,6 +40,7 @@ class PlainPlane:
         self.trouble: ControlAnswer | None = None
         self.away = False
         self.reports: list[int] = []
+        self.heads: list[int | None] = []
         self.acked: dict[str, int] = {}
 
     async def send(
@@ -59,6 +60,7 @@ class PlainPlane:
             case "heartbeat":
                 said, known = msgspec.json.decode(body), max(self.reports, default=0)
                 self.reports.append(said["seq"])
+                self.heads.append(said.get("audit_head_seq"))
                 fields: dict[str, Any] = dict.fromkeys(HeartbeatAnswer.__struct_fields__, "")
                 facts = {"node_status": "online", "assigned_tasks": [], "duplicate": False, "active_tasks": 0}
                 return {
@@ -187,6 +189,25 @@ async def test_a_report_goes_at_each_interval(tmp_path: Path, autojump_clock: Mo
         }
         assert len(rig.wire.times("reconcile")) == 1
         assert len(rig.wire.times("policies")) == 3  # every five minutes
+
+
+async def test_the_newest_audit_record_is_told_when_it_is_another_and_now_and_then(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with timed(tmp_path) as rig:
+        await rig.record(2)
+        rig.service.new()
+        await trio.sleep(420)
+        assert rig.wire.heads == [None, 2, None, None, None, None, 2, None]  # fetching policies at 300
+        await rig.record()
+        await trio.sleep(130)
+        assert rig.wire.heads[8:] == [3, None]
+        rig.wire.away = True
+        await trio.sleep(60)
+        rig.wire.away = False
+        await trio.sleep(300)
+        assert 3 in rig.wire.heads[10:]
+        assert len(rig.wire.reports) == len(set(rig.wire.reports))
 
 
 async def test_news_goes_out_soon_and_a_burst_goes_together(
