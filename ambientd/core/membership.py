@@ -10,6 +10,8 @@ from ambientd.core.canonical import UNREADABLE, framed
 from ambientd.core.ed25519 import parse_key
 
 SCHEMA = "ambient.membership/1"
+# The name of a network that nobody has chosen: a control plane may give it another one.
+ANY_NETWORK = "default"
 TEXT_MAX = 256 * 1024
 TOKEN_PREFIX = "nd_"  # noqa: S105 - not a secret
 

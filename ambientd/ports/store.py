@@ -421,6 +421,8 @@ class Transaction(Protocol):
     def delta_v(self) -> DeltaVRepository: ...
     @property
     def migrations(self) -> MigrationRepository: ...
+    def is_joined(self) -> bool:
+        """Whether changes are noted for a control plane, as `outbox.state` says as well."""
 
 
 class StoreFacts(Protocol):

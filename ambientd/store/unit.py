@@ -106,6 +106,11 @@ class SqliteTransaction:
 
         return SqliteAssignments(self._connection)
 
+    def is_joined(self) -> bool:
+        """See the port."""
+        row = self._connection.execute("SELECT joined FROM outbox_state").fetchone()
+        return row is not None and bool(row[0])
+
     def copy_to(self, target: Path, progress: Progress) -> SnapshotFacts:
         """Copies the database as this read transaction sees it to a new file; raises as `copy_database`."""
         return copy_database(self._connection, target, progress)

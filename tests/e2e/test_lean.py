@@ -44,7 +44,21 @@ ORDERS = {
     "ambientd.store.legacy",
 }
 # What belongs to a control plane, of a node that has joined none; beside it, what no side of it needs.
-CONTROL = {"ambientd.net.control_plane_http", "ambientd.services.push", "httpcore2", "truststore"}
+CONTROL = {
+    "ambientd.core.outbox",
+    "ambientd.core.pushbodies",
+    "ambientd.flows.membership",
+    "ambientd.flows.push",
+    "ambientd.net.control_plane_http",
+    "ambientd.ports.controlplane",
+    "ambientd.services.push",
+    "ambientd.store.assignments",
+    "ambientd.store.outbox",
+    "ambientd.wire.fleet_api_messages",
+    "ambientd.wire.fleet_enums",
+    "httpcore2",
+    "truststore",
+}
 JOINED = {"anyio", "argparse", "asyncio.events", "difflib", "h2", "psycopg", "rich", "tomlkit", "zoneinfo"}
 SECRET = "lean-5c1d90ab7e3f41d2a86b0c95e4f8a713"
 GATEWAY = {"nacl", "trio_websocket", "wsproto"}
@@ -85,6 +99,6 @@ def test_a_node_with_a_gateway_and_http_has_loaded_no_more_than_these_need(tmp_p
         names, mapped = loaded_by(
             tmp_path, node, lambda: node.wait_for(lambda: gateway.do("counts")["open_now"] == 1)
         )
-    assert sorted(names & (UNUSED | ORDERS)) == []
+    assert sorted(names & (UNUSED | ORDERS | CONTROL)) == []
     assert names >= GATEWAY
     assert [name for name in ("libcrypto", "libssl") if name in mapped] == []
