@@ -36,8 +36,9 @@ UNUSED = {
     "typing_extensions",
     "zoneinfo",
 }
-# Of our own: what is for orders that are given once in a year, if ever.
+# Of our own: for orders that are given once in a year, if ever, and for who hands sessions in.
 ORDERS = {
+    "ambientd.core.contracts.registry",
     "ambientd.core.legacy",
     "ambientd.flows.legacy",
     "ambientd.flows.recost",
