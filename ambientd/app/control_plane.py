@@ -40,6 +40,7 @@ from ambientd.app.fleet_sweeps import build_hearing, build_sweeps
 from ambientd.app.httplog import HttpLogLines
 from ambientd.config.schema import Config
 from ambientd.config.server import ServerConfig
+from ambientd.config.server_checks import warnings_of
 from ambientd.core.ed25519 import parse_key, public_of, show_key
 from ambientd.core.fleet.items import Believed
 from ambientd.core.fleet.ratelimit import DEFAULT_RATES, Rate, RateLimiter, Tier
@@ -162,9 +163,15 @@ class ControlPlane:
         self._log = outside.log
         self._config = config
         server = config.server
+        for sentence in warnings_of(server):
+            self._log.warning("config.doubtful", reason=sentence)
         self.clock: Clock = clock or SystemClock()
         self.store = build_store(outside.database, server, self.clock)
-        rules = WorkRules(max_active=server.max_active_tasks)
+        rules = WorkRules(
+            max_active=server.max_active_tasks,
+            owner_share=server.owner_share,
+            max_open=server.max_open_tasks,
+        )
         hashes = TokenHashes(outside.secrets)
         desk = LeaseDesk(
             seed=outside.issuers.lease,
@@ -196,6 +203,7 @@ class ControlPlane:
                 hearing=self.hearing,
                 throttle=self.throttle,
                 roster_desk=self._roster_desk(),
+                write_used=self.accounts.write_used,
             ),
             jitter=lambda: int.from_bytes(os.urandom(4)) / 2**32,
             log=self._log,

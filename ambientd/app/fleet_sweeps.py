@@ -1,6 +1,6 @@
 """The control plane's sweeps, put together from its flows and its configuration."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 
 from ambientd.config.server import ServerConfig
@@ -19,6 +19,7 @@ from ambientd.services.fleet_sweeps import Sweep
 
 NAMED_MAX = 10  # nodes and tasks in one line of the log
 LOOKS_MISSED = 4  # in a row: this process, or its database, was away
+USED_EVERY = 60.0  # seconds: the most often that the use of a key is written
 LATE_EVERY = 60.0  # seconds, at least: it looks at all that runs
 LOOK_GAP = 60.0  # seconds, at least
 KEEP_EXPIRED = timedelta(days=1)  # so that an answer can still say that something has expired
@@ -39,9 +40,11 @@ def build_sweeps(
     hearing: Hearing,
     throttle: Throttle,
     roster_desk: RosterDesk | None,
+    write_used: Callable[[], Awaitable[int]],
 ) -> Sequence[Sweep]:
     """All of them; rate limits that another process has changed come here by the one of that name.
-    `roster_desk` signs rosters, where they are wanted and there is a key."""
+    `roster_desk` signs rosters, where they are wanted and there is a key; `write_used` writes when API keys
+    were used."""
     times = LivenessTimes(config.unknown_after, config.offline_after)
 
     async def nodes() -> dict[str, object] | None:
@@ -86,12 +89,9 @@ def build_sweeps(
         removed = await sweeps.sweep_expired(store, clock.now(), keep=KEEP_EXPIRED)
         return {"removed": removed} if removed else None
 
-    async def rosters() -> dict[str, object] | None:
-        made = [] if roster_desk is None else await sweep_rosters(store, clock.now(), roster_desk)
-        if not made:
-            return None
-        left_out = {one.owner_id: one.left_out for one in made[:NAMED_MAX] if one.left_out}
-        return {"owners": len(made), "nodes": sum(one.nodes for one in made), "left_out": left_out}
+    async def keys() -> dict[str, object] | None:
+        await write_used()
+        return None  # every minute while anybody calls: not worth a line
 
     often, seldom = config.sweep_interval, config.cleanup_interval
     return (
@@ -101,6 +101,18 @@ def build_sweeps(
         Sweep(name="sessions", interval=often, run=sessions),
         Sweep(name="history", interval=seldom, run=history),
         Sweep(name="expired", interval=seldom, run=expired),
+        Sweep(name="keys", interval=USED_EVERY, run=keys),
         Sweep(name="throttle", interval=often, run=throttle.refresh),
-        *(() if roster_desk is None else (Sweep(name="rosters", interval=often, run=rosters),)),
+        *(() if roster_desk is None else (_rosters(store, clock, roster_desk, often),)),
     )
+
+
+def _rosters(store: FleetStore, clock: Clock, desk: RosterDesk, interval: float) -> Sweep:
+    async def rosters() -> dict[str, object] | None:
+        made = await sweep_rosters(store, clock.now(), desk)
+        if not made:
+            return None
+        left_out = {one.owner_id: one.left_out for one in made[:NAMED_MAX] if one.left_out}
+        return {"owners": len(made), "nodes": sum(one.nodes for one in made), "left_out": left_out}
+
+    return Sweep(name="rosters", interval=interval, run=rosters)

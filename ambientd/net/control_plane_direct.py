@@ -70,7 +70,8 @@ class DirectControlTransport:
             await link.stream.send_all(asked.raw)
             answer, again = await _read(link.stream, asked)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise UnavailableError(words_of(error) or CUT_OFF + self.settings.when_cut) from None
+            when_cut = self.settings.when_cut
+            raise UnavailableError(words_of(error, when_cut) or CUT_OFF + when_cut) from None
         except _CutOffError:
             raise UnavailableError(NO_HTTP + self.settings.when_cut) from None
         finally:  # also when cancelled: a connection with half an answer in it serves nobody

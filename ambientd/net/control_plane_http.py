@@ -1,5 +1,6 @@
 """The way to the control plane: which transport goes it, whom it trusts, and how its troubles are told."""
 
+import errno
 import os
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -111,15 +112,17 @@ def build_context(settings: TransportSettings) -> "ssl.SSLContext":
     return context
 
 
-def words_of(error: BaseException) -> str | None:
-    """What kind of trouble it was; None when nothing tells. A library's text may hold the address."""
+def words_of(error: BaseException, when_cut: str = "") -> str | None:
+    """What kind of trouble it was, `when_cut` behind that a connection was cut off; None when nothing tells.
+    A library's text may hold the address."""
     for cause in _causes(error):
         if isinstance(cause, socket.gaierror | UnicodeError):
             return "the name cannot be resolved"
         if type(cause).__module__ == "ssl":
             return _words_of_tls(cause)
         if isinstance(cause, OSError) and cause.errno:
-            return os.strerror(cause.errno).lower()
+            cut = when_cut if cause.errno in (errno.ECONNRESET, errno.EPIPE) else ""
+            return os.strerror(cause.errno).lower() + cut
     return None
 
 

@@ -134,7 +134,7 @@ def _words(error: Exception, when_cut: str) -> str:
     """What kind of trouble it was, `when_cut` after a connection that was cut."""
     if str(error) == OTHER_KEY:
         return OTHER_KEY
-    found = words_of(error)
+    found = words_of(error, when_cut)
     if found is not None:
         return found
     name = type(error).__name__

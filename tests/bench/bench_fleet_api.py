@@ -1,6 +1,7 @@
 """Reports that one control-plane process takes over HTTP, durable, each request signed by its node.
 
-    python tests/bench/bench_fleet_api.py [--short] [--engine sqlite|postgresql] [--connections N] [--fleet N]
+    python tests/bench/bench_fleet_api.py [--short] [--engine sqlite|postgresql] [--connections N]
+    python tests/bench/bench_fleet_api.py --fleet N | --idle
 
 A real `ambientd control-plane` on loopback; one load generator in a process of its own drives it and, in
 turn, a bare h11-on-trio responder that reads the same requests and answers as many bytes. *single*: one
@@ -8,7 +9,11 @@ turn, a bare h11-on-trio responder that reads the same requests and answers as m
 `POST …/reports` with 100 reports that waited. Beside them the same rows written by plain clients in the same
 run: apsw with a commit for each report and for 256, `pgbench` with 16 clients, psycopg with 256 to a commit.
 
+The server's processor time is that of the whole process, by the kernel's clock of it; what one core of it
+takes is told beside what was measured, for the generator and whoever else is there share the machine's cores.
+
 `--fleet`: so many nodes that report every 60 s, evenly spread, for half a minute: CPU, waiting, nodes a core.
+`--idle`: a minute in which nobody asks anything (budget: 0.1 % of a core).
 
 Budgets (DESIGN 5): ≥ 4,000 single reports a second, ≥ 20,000 in batches, ≥ 0.5 of bare h11 on trio.
 """
@@ -58,6 +63,8 @@ PER_BATCH = 100
 INTERVAL = 60  # seconds between two reports of a node
 NODES = 2_000  # that the plain clients write to as well
 ANSWER_MAX = 65_536
+SETTLE = 15.0  # seconds after the start of a server that is looked at while it rests
+IDLE_MAX = 0.1  # per cent of a core
 TARGETS = {"single": 4_000, "batches": 20_000, "bare": 0.5}
 
 
@@ -400,6 +407,20 @@ def fleet(count: int, seconds: float) -> None:
     )
 
 
+def idle(seconds: float) -> None:
+    """A server that is left alone, once what its start needed is given back."""
+    secret_of = {name: secrets.token_hex(32) for name in SecretName}
+    with tempfile.TemporaryDirectory() as folder, control_plane(Path(folder), secret_of, None) as server:
+        time.sleep(SETTLE)
+        before = cpu_of(server.pid)
+        time.sleep(seconds)
+        share = (cpu_of(server.pid) - before) / seconds * 100
+        memory = Path(f"/proc/{server.pid}/status").read_text().partition("VmRSS:")[2].split()[0]
+    verdict = "PASS" if share <= IDLE_MAX else "MISS"
+    print(f"idle for {seconds:g} s: {share:.3f} % of a core (budget {IDLE_MAX}: {verdict}), ", end="")
+    print(f"{int(memory) / 1024:.1f} MiB resident")
+
+
 def show(engine: str, found: dict[str, float], alone: float, grouped: float) -> bool:
     good = (
         found["single"] >= TARGETS["single"]
@@ -413,8 +434,8 @@ def show(engine: str, found: dict[str, float], alone: float, grouped: float) -> 
     )
     print(f"  bare h11 on trio {found['bare']:8.0f}/s   ratio {found['ratio']:.2f}   (target 0.5)")
     print(
-        f"  CPU of a request {found['cpu']:8.0f} µs of ours, {found['bare_cpu']:.0f} µs bare;"
-        f" of a report in a batch {found['batch_cpu'] / PER_BATCH:.0f} µs"
+        f"  CPU of a request {found['cpu']:8.0f} µs of ours ({1e6 / found['cpu']:,.0f}/s a core),"
+        f" {found['bare_cpu']:.0f} µs bare; of a report in a batch {found['batch_cpu'] / PER_BATCH:.0f} µs"
     )
     print(f"  plain client     {alone:8.0f}/s   ratio {found['single'] / alone:.2f}   one report a commit")
     print(
@@ -468,7 +489,11 @@ def main() -> int:
     parser.add_argument("--engine", choices=("sqlite", "postgresql"))
     parser.add_argument("--connections", type=int, default=256)
     parser.add_argument("--fleet", type=int, metavar="N", help="simulate N nodes, and nothing else")
+    parser.add_argument("--idle", action="store_true", help="look at a server at rest, and nothing else")
     chosen = parser.parse_args()
+    if chosen.idle:
+        idle(60.0)
+        return 0
     if chosen.fleet:
         fleet(chosen.fleet, 30.0)
         return 0

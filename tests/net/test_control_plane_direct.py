@@ -1,5 +1,6 @@
 """The node's connection to its control plane over real sockets, with and without TLS."""
 
+import errno
 import shutil
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,7 +13,7 @@ import trio
 from ambientd.config.upstream import ControlAddress
 from ambientd.core.spki import pin_of
 from ambientd.net.control_plane_direct import DirectControlTransport
-from ambientd.net.control_plane_http import ANSWER_MAX, HttpControlTransport, TransportSettings
+from ambientd.net.control_plane_http import ANSWER_MAX, HttpControlTransport, TransportSettings, words_of
 from ambientd.ports.errors import UnavailableError
 from tests.net.test_server_tls import certificate, pem
 
@@ -209,6 +210,12 @@ async def test_who_cannot_be_reached_is_told_in_words() -> None:
         await ask(way(port))
     with pytest.raises(UnavailableError, match=r"^the name cannot be resolved$"):
         await ask(way(port, host="no-such-host.invalid"))
+
+
+def test_who_was_cut_off_may_lack_a_certificate() -> None:
+    assert words_of(ConnectionResetError(errno.ECONNRESET, "x"), " (y)") == "connection reset by peer (y)"
+    assert words_of(ConnectionRefusedError(errno.ECONNREFUSED, "x"), " (y)") == "connection refused"
+    assert words_of(trio.BrokenResourceError()) is None
 
 
 async def test_a_header_cannot_bring_another_one() -> None:

@@ -22,7 +22,7 @@ async def sweep_late(
     while after is not None and len(late) < LATE_MAX:
         page = await store.read(lambda tx, after=after: tx.assignments.late(now, STEP, after))  # type: ignore[misc]
         late += page
-        after = (page[-1].task_id, page[-1].node_id) if len(page) == STEP else None
+        after = (page[-1].node_id, page[-1].task_id) if len(page) == STEP else None
     failed: list[LatePart] = []
     due = seen.look(late, monotonic)
     for first in range(0, len(due), FAIL_STEP):

@@ -215,13 +215,12 @@ class PushService:
         if self._link is None:
             return
         async with self._round_lock:
-            now = trio.current_time()
-            sampled = now >= self._beat_at
+            sampled = trio.current_time() >= self._beat_at
             if sampled:
                 await self._sample()
                 await self._end_again()
             await self._end_overdue()
-            if self._may_send() and now >= self._next_round():
+            if self._may_send() and trio.current_time() >= self._next_round():
                 await self._round(RoundResult())
             elif sampled:
                 await self.count()

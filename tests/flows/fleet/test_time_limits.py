@@ -4,9 +4,10 @@ from ambientd.core.fleet.liveness import LivenessTimes
 from ambientd.core.fleet.records import Requirements, TaskRecord
 from ambientd.core.fleet.timelimit import GAP, GRACE, LateParts
 from ambientd.flows.fleet.sweeps import sweep_nodes
+from ambientd.flows.fleet.timelimits import STEP as STEP_ROWS
 from ambientd.flows.fleet.timelimits import sweep_late
 from ambientd.flows.fleet.work import WorkRules, submit
-from ambientd.ports.fleet.store import FleetStore
+from ambientd.ports.fleet.store import FleetStore, FleetTransaction
 from ambientd.wire.fleet_enums import ExecutionStatus, TaskStatus
 from tests.store.fleet.kit import (
     Place,
@@ -20,7 +21,7 @@ from tests.store.fleet.kit import (
 
 RULES = WorkRules()
 LIMIT = 600
-STEP = 60
+STEP = 60  # seconds
 
 
 async def given(store: FleetStore, *, nodes: int = 1) -> None:
@@ -120,3 +121,21 @@ async def test_a_task_fails_when_all_of_its_nodes_are_late(place: Place) -> None
         assert (await task(store)).status is TaskStatus.RUNNING
         assert await look(store, seen, LIMIT + int(GRACE) + 300, LIMIT + GRACE + 300) == [("t1", "n2")]
         assert (await task(store)).status is TaskStatus.FAILED
+
+
+async def test_more_late_parts_than_one_step_are_seen_once_each(place: Place) -> None:
+    def crowd(tx: FleetTransaction) -> None:
+        add_user(tx, "ann")
+        add_node(tx, "n1")
+        add_node(tx, "n2")
+        asks = Requirements(max_execution_time_sec=LIMIT)
+        for n in range(STEP_ROWS + 3):
+            tx.tasks.add(new_task(f"t{n:04}", requirements=asks))
+            tx.assignments.attach(f"t{n:04}", f"n{n % 2 + 1}", later(0))
+            tx.tasks.set_status(f"t{n:04}", TaskStatus.RUNNING, later(0))
+
+    async with opened(place) as store:
+        seen = LateParts()
+        await store.write(crowd)
+        failed = await look(store, seen, LIMIT, LIMIT + GRACE)
+        assert sorted(task for task, _ in failed) == [f"t{n:04}" for n in range(STEP_ROWS + 3)]
