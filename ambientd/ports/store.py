@@ -5,43 +5,46 @@ may share one commit, each in its own savepoint. The call returns after the comm
 with nothing written. The function runs off the event loop and may be called only once.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ambientd.core.alertrules import AlertRule, AlertScope
-from ambientd.core.alerts import AlertState
-from ambientd.core.analytics import DaySpan, KeptMatrix, MatrixFacts, MatrixQuery, Totals, UsageQuery
-from ambientd.core.ingest import StoredSession
-from ambientd.core.peerbook import PeerSeen, TrustedPeer
-from ambientd.core.peers.floors import Floors, SendLine, SignerFloor
-from ambientd.core.records import (
-    AgedSessions,
-    AuditLine,
-    Costable,
-    EventRecord,
-    KeptEvent,
-    KeptKey,
-    LedgerQuery,
-    LedgerSlice,
-    NewEvent,
-    NewSession,
-    PendingNotification,
-    PlacedEvent,
-    Removed,
-    RunRecord,
-    SessionChange,
-    SessionRecord,
-    TaskOutcome,
-    UsageRecord,
-)
-from ambientd.core.signeditem import SignedItem
-from ambientd.ports.audit import AuditRepository, IdentityRepository
-from ambientd.ports.delta_v import DeltaVRepository
-from ambientd.ports.leases import LeaseRepository
-from ambientd.ports.outbox import AssignmentRepository, OutboxRepository
-from ambientd.ports.policies import PolicyRepository
-from ambientd.wire.enums import AlertMetric
+if TYPE_CHECKING:
+    from ambientd.core.alertrules import AlertRule, AlertScope
+    from ambientd.core.alerts import AlertState
+    from ambientd.core.analytics import DaySpan, KeptMatrix, MatrixFacts, MatrixQuery, Totals, UsageQuery
+    from ambientd.core.ingest import StoredSession
+    from ambientd.core.peerbook import PeerSeen, TrustedPeer
+    from ambientd.core.peers.floors import Floors, SendLine, SignerFloor
+    from ambientd.core.records import (
+        AgedSessions,
+        AuditLine,
+        Costable,
+        EventRecord,
+        KeptEvent,
+        KeptKey,
+        LedgerQuery,
+        LedgerSlice,
+        NewEvent,
+        NewSession,
+        PendingNotification,
+        PlacedEvent,
+        Removed,
+        RunRecord,
+        SessionChange,
+        SessionRecord,
+        TaskOutcome,
+        UsageRecord,
+    )
+    from ambientd.core.signeditem import SignedItem
+    from ambientd.ports.audit import AuditRepository, IdentityRepository
+    from ambientd.ports.delta_v import DeltaVRepository
+    from ambientd.ports.leases import LeaseRepository
+    from ambientd.ports.outbox import AssignmentRepository, OutboxRepository
+    from ambientd.ports.policies import PolicyRepository
+    from ambientd.wire.enums import AlertMetric
 
 T = TypeVar("T")
 
@@ -418,6 +421,8 @@ class Transaction(Protocol):
     def delta_v(self) -> DeltaVRepository: ...
     @property
     def migrations(self) -> MigrationRepository: ...
+    def is_joined(self) -> bool:
+        """Whether changes are noted for a control plane, as `outbox.state` says as well."""
 
 
 class StoreFacts(Protocol):
