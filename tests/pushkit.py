@@ -12,8 +12,11 @@ import trio
 from ambientd.config.schema import AgentConfig
 from ambientd.core.ed25519 import show_key
 from ambientd.core.membership import Membership
+from ambientd.core.peerbook import PeerBook
 from ambientd.core.pushbodies import Condition, Meters
 from ambientd.core.records import AuditEntry
+from ambientd.core.roster import Ground as RosterGround
+from ambientd.core.timefmt import to_ms
 from ambientd.core.trustedtime import Trusted
 from ambientd.flows.assignments import Work
 from ambientd.flows.control import Controls
@@ -22,6 +25,7 @@ from ambientd.flows.leases import Leases
 from ambientd.flows.policycache import PolicyCache
 from ambientd.flows.preferred_models import PreferredModels
 from ambientd.flows.push import Pushing
+from ambientd.flows.rosters import Rosters
 from ambientd.flows.trustedtime import KeptTime
 from ambientd.net.control_plane_http import ANSWER_MAX
 from ambientd.ports.controlplane import ControlAnswer
@@ -133,6 +137,19 @@ class FakeSessions:
         self.ended.append(session_id)
 
 
+class HeldTrust:
+    """Implements `flows.peers.Trusting`: the book alone."""
+
+    def __init__(self, own_key: str) -> None:
+        self.book = PeerBook()
+        self.own_key: str | None = own_key
+        self.changes = 0
+
+    def trust_changed(self, book: PeerBook) -> None:
+        self.book = book
+        self.changes += 1
+
+
 class NodeRig:
     """One node: its database, and a push service that a test drives round by round."""
 
@@ -157,6 +174,9 @@ class NodeRig:
             "echo": AgentConfig(id="echo", command=("cat",)),
         }
         self.wanted = True
+        self.trusting = HeldTrust(show_key(self.identity.public_key))
+        self.roster_refusals: list[str] = []
+        self.rosters_wanted = True
         self._numbers = itertools.count(1)
         self.restart()
 
@@ -174,6 +194,7 @@ class NodeRig:
                 build_link=self._link,
                 build_work=self._work,
                 policies=self._policies(),
+                rosters=self.rosters(),
                 look_at_time=self._look,
                 condition=self._condition,
                 settings=lambda: PushSettings(
@@ -204,6 +225,26 @@ class NodeRig:
             store=self.store,
             timeout=lambda: 10.0,
         )
+
+    def rosters(self) -> Rosters:
+        """What takes rosters; whom this node trusts is in `self.trusting`."""
+        self.intake = Rosters(
+            store=self.store,
+            clock=self.clock,
+            peers=self.trusting,
+            ground=self._roster_ground,
+            now_ms=lambda: to_ms(self.clock.now()),
+            wanted=lambda: self.rosters_wanted,
+            refused=self.roster_refusals.append,
+            changed=lambda: None,
+        )
+        return self.intake
+
+    def _roster_ground(self) -> RosterGround:
+        current = self.file.current
+        if current is None:
+            return RosterGround(network="default", owner="", issuers=frozenset())
+        return RosterGround(network=current.network, owner=current.owner_id, issuers=current.issuer_keys)
 
     def _policies(self) -> PolicyCache:
         return PolicyCache(
@@ -241,6 +282,7 @@ class NodeRig:
             leases=self.leases,
             wanted=lambda: self.wanted,
             picked_up=lambda: None,
+            look_at_time=self._look,
         )
 
     def _lease_ground(self) -> Any:

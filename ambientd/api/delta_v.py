@@ -1,13 +1,19 @@
 """`/api/v1/node/delta-v`: the efficiency metric with its inputs and parameters."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ambientd.api.router import Answer, QueryParameter, Route
 from ambientd.flows.delta_v import answer
 from ambientd.ports.clock import Clock
-from ambientd.ports.delta_v import DeltaVView
 from ambientd.ports.http import Request
 from ambientd.ports.store import Store
 from ambientd.wire.delta_v_messages import DeltaVAnswer
 from ambientd.wire.routes import DELTA_V
+
+if TYPE_CHECKING:
+    from ambientd.ports.delta_v import DeltaVView
 
 DELTA_V_QUERY = (
     QueryParameter(name="since", doc="Begin of the window and its history, RFC 3339 [an hour ago]."),

@@ -6,11 +6,15 @@ and on the routes that need none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from ambientd.api.router import Access, Audited, Route, RouteTable, actor_of
-from ambientd.core.site import Network, Site, client_address, fault_of_site
+from ambientd.core.site import Site, client_address, fault_of_site
 from ambientd.ports.http import Caller, Turned
 from ambientd.wire.routes import KEY_HEADER
+
+if TYPE_CHECKING:
+    from ambientd.core.site import Network
 
 KeyCheck = Callable[[bytes], bool]
 """Whether these bytes open the door, in a time that tells nothing. The dashboard's tokens are another one."""
@@ -29,7 +33,7 @@ class Gate:
         table: RouteTable,
         site: Site,
         keys: Sequence[KeyCheck],
-        proxies: Sequence[Network],
+        proxies: "Sequence[Network]",
         audited: Audited,
     ) -> None:
         """`keys`: any of them opens; `proxies` are believed in what they say of the client's address."""

@@ -1,8 +1,10 @@
 """The JSON store of the earlier generation: import, verification, and the drift diagnostic."""
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from ambientd.api.router import Access, Answer, Audited, QueryParameter, Route, actor_of
 from ambientd.core.rejection import Rejected
-from ambientd.flows.legacy import Importing, import_batch, import_drift, verify_batch
 from ambientd.ports.http import Request
 from ambientd.wire.legacy_messages import (
     ImportDriftView,
@@ -13,6 +15,9 @@ from ambientd.wire.legacy_messages import (
     LegacyVerifyRequest,
 )
 from ambientd.wire.routes import IMPORT_DRIFT, LEGACY_IMPORT, LEGACY_VERIFY
+
+if TYPE_CHECKING:
+    from ambientd.flows.legacy import Importing
 
 SAMPLE_DEFAULT = 1_000
 SAMPLE_MAX = 100_000
@@ -26,12 +31,17 @@ _SAMPLE = QueryParameter(
 )
 
 
-def legacy_routes(importing: Importing, audited: Audited) -> tuple[Route, ...]:
-    """Two routes that take records of a client's files, one that compares the configured files."""
+def legacy_routes(importing: "Callable[[], Importing]", audited: Audited) -> tuple[Route, ...]:
+    """Two routes that take records of a client's files, one that compares the configured files.
+
+    `importing` is called when somebody asks: nothing of it is loaded before.
+    """
 
     async def take(request: Request, body: LegacyImportRequest) -> Answer:
+        from ambientd.flows.legacy import import_batch
+
         actor, pid = actor_of(request.caller), request.caller.pid
-        answer = await import_batch(importing, body, actor=actor)
+        answer = await import_batch(importing(), body, actor=actor)
         if isinstance(answer, Rejected):
             audited(action="ledger.import", actor=actor, pid=pid, refused=answer.code)
         else:
@@ -47,10 +57,14 @@ def legacy_routes(importing: Importing, audited: Audited) -> tuple[Route, ...]:
         return answer
 
     async def verify(_request: Request, body: LegacyVerifyRequest) -> Answer:
-        return await verify_batch(importing, body.records)
+        from ambientd.flows.legacy import verify_batch
+
+        return await verify_batch(importing(), body.records)
 
     async def drift(request: Request) -> Answer:
-        return await import_drift(importing, sample=int(request.query.get("sample", SAMPLE_DEFAULT)))
+        from ambientd.flows.legacy import import_drift
+
+        return await import_drift(importing(), sample=int(request.query.get("sample", SAMPLE_DEFAULT)))
 
     return (
         Route(

@@ -1,6 +1,8 @@
 """`/api/v1/node/membership` and beside it: joining, leaving, the outbox, the control plane's view."""
 
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -9,27 +11,28 @@ from ambientd.api.router import Access, Answer, Audited, QueryParameter, Route, 
 from ambientd.core.canonical import UNREADABLE
 from ambientd.core.rejection import Rejected
 from ambientd.ports.http import Request
-from ambientd.ports.membership import MembershipControl
-from ambientd.wire.fleet_api_messages import ActivityAnswer, NodeInfo, TaskInfo
-from ambientd.wire.fleet_enums import NodeStatus, TaskStatus
-from ambientd.wire.fleet_view_messages import FleetNodes, FleetTasks
+from ambientd.wire.fleet_states import NodeStatus, TaskStatus
 from ambientd.wire.outbox_messages import JoinRequest, MembershipView, OutboxView
 from ambientd.wire.routes import FLEET_NODES, FLEET_TASKS, MEMBERSHIP, MEMBERSHIP_RENEW, OUTBOX
 
+if TYPE_CHECKING:
+    from ambientd.ports.membership import MembershipControl
+
 NEXT_CURSOR = "x-next-cursor"
 LIMIT_MAX = 500
+_TASK, _ACTIVITY = FLEET_TASKS + "/{task_id}", FLEET_NODES + "/{node_id}/activity"
 T = TypeVar("T")
 _NO_VIEW = Rejected("CONTROL_UNREACHABLE", "the control plane's answer cannot be understood")
 _LIMIT = QueryParameter(name="limit", doc="Rows at most.", kind="integer", minimum=1, maximum=LIMIT_MAX)
 _CURSOR = QueryParameter(name="cursor", doc="`next` of the page before.")
 
 
-def membership_routes(control: MembershipControl, audited: Audited) -> tuple[Route, ...]:
+def membership_routes(control: "MembershipControl", audited: Audited) -> tuple[Route, ...]:
     """All of them."""
     return (*_own_routes(control, audited), *_fleet_routes(control))
 
 
-def _own_routes(control: MembershipControl, audited: Audited) -> tuple[Route, ...]:
+def _own_routes(control: "MembershipControl", audited: Audited) -> tuple[Route, ...]:
     async def view(_request: Request) -> Answer:
         return control.view()
 
@@ -97,19 +100,29 @@ def _own_routes(control: MembershipControl, audited: Audited) -> tuple[Route, ..
     )
 
 
-def _fleet_routes(control: MembershipControl) -> tuple[Route, ...]:
+def _fleet_routes(control: "MembershipControl") -> tuple[Route, ...]:
     async def tasks(request: Request) -> Answer:
+        from ambientd.wire.fleet_api_messages import TaskInfo
+        from ambientd.wire.fleet_view_messages import FleetTasks
+
         found = await _listed(control, f"/api/v1/tasks{_query(request)}", list[TaskInfo])
         return found if isinstance(found, Rejected) else FleetTasks(*found)
 
     async def task(request: Request) -> Answer:
+        from ambientd.wire.fleet_api_messages import TaskInfo
+
         return await _one(control, f"/api/v1/tasks/{_segment(request, 'task_id')}", TaskInfo)
 
     async def nodes(request: Request) -> Answer:
+        from ambientd.wire.fleet_api_messages import NodeInfo
+        from ambientd.wire.fleet_view_messages import FleetNodes
+
         found = await _listed(control, f"/api/v1/nodes{_query(request)}", list[NodeInfo])
         return found if isinstance(found, Rejected) else FleetNodes(*found)
 
     async def activity(request: Request) -> Answer:
+        from ambientd.wire.fleet_api_messages import ActivityAnswer
+
         target = f"/api/v1/nodes/{_segment(request, 'node_id')}/heartbeat/activity{_query(request)}"
         return await _one(control, target, ActivityAnswer)
 
@@ -128,15 +141,15 @@ def _fleet_routes(control: MembershipControl) -> tuple[Route, ...]:
                     choices=tuple(status.value for status in TaskStatus),
                 ),
             ),
-            answers={200: FleetTasks},
+            answers=partial(_fleet_answers, FLEET_TASKS),
             refusals=(409, 503),
         ),
         Route(
             method="GET",
-            path=FLEET_TASKS + "/{task_id}",
+            path=_TASK,
             handler=task,
             summary="One task, as the control plane knows it.",
-            answers={200: TaskInfo},
+            answers=partial(_fleet_answers, _TASK),
             refusals=(404, 409, 503),
         ),
         Route(
@@ -153,24 +166,33 @@ def _fleet_routes(control: MembershipControl) -> tuple[Route, ...]:
                     choices=tuple(status.value for status in NodeStatus),
                 ),
             ),
-            answers={200: FleetNodes},
+            answers=partial(_fleet_answers, FLEET_NODES),
             refusals=(409, 503),
         ),
         Route(
             method="GET",
-            path=FLEET_NODES + "/{node_id}/activity",
+            path=_ACTIVITY,
             handler=activity,
             summary="What happened to work of a node, newest first.",
             query=(
                 QueryParameter(name="limit", doc="Events at most.", kind="integer", minimum=1, maximum=50),
             ),
-            answers={200: ActivityAnswer},
+            answers=partial(_fleet_answers, _ACTIVITY),
             refusals=(404, 409, 503),
         ),
     )
 
 
-async def _one(control: MembershipControl, target: str, kind: type[msgspec.Struct]) -> Answer:
+def _fleet_answers(path: str) -> Mapping[int, Any]:
+    """What is answered there. Loaded when somebody asks for it, or for the document."""
+    from ambientd.wire.fleet_api_messages import ActivityAnswer, TaskInfo
+    from ambientd.wire.fleet_view_messages import FleetNodes, FleetTasks
+
+    kinds = {FLEET_TASKS: FleetTasks, _TASK: TaskInfo, FLEET_NODES: FleetNodes, _ACTIVITY: ActivityAnswer}
+    return {200: kinds[path]}
+
+
+async def _one(control: "MembershipControl", target: str, kind: type[msgspec.Struct]) -> Answer:
     found = await control.ask(target)
     if isinstance(found, Rejected):
         return found
@@ -179,7 +201,7 @@ async def _one(control: MembershipControl, target: str, kind: type[msgspec.Struc
 
 
 async def _listed(
-    control: MembershipControl, target: str, kind: type[list[T]]
+    control: "MembershipControl", target: str, kind: type[list[T]]
 ) -> tuple[list[T], str | None] | Rejected:
     found = await control.ask(target)
     if isinstance(found, Rejected):

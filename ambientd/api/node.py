@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
 from ambientd.api.errors import FAMILIES
 from ambientd.api.router import Access, Answer, Audited, QueryParameter, Route, actor_of
-from ambientd.core.statustext import Look, render, render_short
 from ambientd.ports.errors import Rejected
 from ambientd.ports.http import Request, Response
 from ambientd.ports.retention import RetentionControl
@@ -54,6 +53,8 @@ def status_routes(board: StatusShots) -> tuple[Route, ...]:
         headers = ((HEALTH_HEADER, shot.document.health.value),)
         if "text/plain" not in request.headers.get("accept", ""):
             return Response(200, shot.body, headers=headers)
+        from ambientd.core.statustext import Look, render, render_short
+
         query = request.query
         look = Look(
             width=int(query.get("width", "80")),

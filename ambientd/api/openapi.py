@@ -1,7 +1,6 @@
 """The OpenAPI 3.1 document, made from the route table and the wire types."""
 
 from collections.abc import Callable, Iterable
-from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import msgspec
@@ -76,6 +75,8 @@ def _statuses(route: Route) -> list[str]:
 
 
 def _answer(status: int, schema: dict[str, Any] | None) -> dict[str, Any]:
+    from http import HTTPStatus
+
     answer: dict[str, Any] = {
         "description": HTTPStatus(status).phrase,
         "headers": {REQUEST_ID_HEADER: {"schema": {"type": "string"}}},
@@ -90,7 +91,7 @@ class _Writer:
         self.security: list[dict[str, Any]] = [{name: []} for name in about.schemes]
         types: list[Any] = [ErrorEnvelope]
         for route in routes:
-            types += [kind for kind in (route.body, *route.answers.values()) if kind is not None]
+            types += [kind for kind in (route.body, *route.kinds.values()) if kind is not None]
         self._types = list(dict.fromkeys(types))
         schemas, self.components = msgspec.json.schema_components(self._types, ref_template=_REF)
         self._schema = dict(zip(self._types, schemas, strict=True))
@@ -99,7 +100,7 @@ class _Writer:
         answers: dict[str, Any] = {
             status: {"$ref": "#/components/responses/Error"} for status in _statuses(route)
         }
-        for status, kind in route.answers.items():
+        for status, kind in route.kinds.items():
             answers[str(status)] = _answer(status, None if kind is None else self._schema[kind])
         words = [word for word in route.path.replace("{", "").replace("}", "").split("/") if word]
         operation: dict[str, Any] = {

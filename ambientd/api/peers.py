@@ -1,12 +1,18 @@
 """`/api/v1/node/peers` and `/sync`: who is on the LAN, whom the operator trusts, one round now."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 from ambientd.api.router import Access, Answer, Audited, Route, actor_of
 from ambientd.core.rejection import Rejected
 from ambientd.flows.peers import Trust, trust, untrust
 from ambientd.ports.http import Request
-from ambientd.ports.peers import PeerControl
 from ambientd.wire.peer_messages import PeersView, SyncRequest, SyncView, TrustAnswer, TrustRequest
 from ambientd.wire.routes import PEERS, PEERS_TRUST, SYNC
+
+if TYPE_CHECKING:
+    from ambientd.ports.peers import PeerControl
 
 
 def peer_routes(control: PeerControl, trusting: Trust, audited: Audited) -> tuple[Route, ...]:

@@ -60,11 +60,12 @@ class QueryParameter:
 class Route:
     """One method on one path; `{name}` stands for a whole segment, found in `request.params`.
 
-    `ready` says whether the route needs the store. `answers` names the type of each success status, or
-    None where the body is not JSON. With `optional_body` a request without one has its handler called with
-    None. `body_max`: bytes, where the listener takes more than this route does. With `raw_body` the handler
-    decodes `request.body` itself, after all other checks, and `body` only documents it; `refusals` are
-    statuses of refusals that only it gives.
+    `ready` says whether the route needs the store. `answers` names the type of each success status, or None
+    where the body is not JSON; a function does so where only the document needs the types. With
+    `optional_body` a request without one has its handler called with None. `body_max`: bytes, where the
+    listener takes more than this route does. With `raw_body` the handler decodes `request.body` itself,
+    after all other checks, and `body` only documents it; `refusals` are statuses of refusals that only it
+    gives.
     `unauthorized` and `fault` are the codes of a caller without the right to write and of a defect.
     `action` names a control action: every call that never reaches the handler is audited under it, while
     the handler audits what it has done or refused itself.
@@ -77,7 +78,7 @@ class Route:
     access: Access = Access.READ
     query: tuple[QueryParameter, ...] = ()
     body: type[msgspec.Struct] | None = None
-    answers: Mapping[int, Any] = field(default_factory=dict)
+    answers: Mapping[int, Any] | Callable[[], Mapping[int, Any]] = field(default_factory=dict)
     optional_body: bool = False
     body_max: int | None = None
     ready: bool = True
@@ -86,6 +87,11 @@ class Route:
     unauthorized: str = "NOT_AUTHORIZED"
     fault: str = "INTERNAL_ERROR"
     action: str = ""
+
+    @property
+    def kinds(self) -> Mapping[int, Any]:
+        """`answers`, looked up."""
+        return self.answers() if callable(self.answers) else self.answers
 
     @property
     def segments(self) -> tuple[str, ...]:

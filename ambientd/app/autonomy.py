@@ -92,6 +92,7 @@ class Autonomy:
     def __init__(self, ground: Ground, node: RestOfNode) -> None:
         from ambientd.app.peer_parts import PeersPart
         from ambientd.app.policy_parts import PolicyPart
+        from ambientd.app.roster_parts import RosterPart
 
         self._ground = ground
         membership = DiskMembershipFile(ground.state_dir)
@@ -118,6 +119,14 @@ class Autonomy:
             issuers=self.policies.issuers,
             control=self.push,
         )
+        self.rosters = RosterPart(
+            ground,
+            peers=self.peers,
+            owner=self.push.owner,
+            network=self.push.network,
+            issuers=self.policies.issuers,
+            time=self.clock.time.look,
+        )
         self.connectivity.view.on_change(self.peers.links_changed)
         self.leases = LeasePart(
             ground,
@@ -132,6 +141,7 @@ class Autonomy:
             connectivity=self.connectivity,
             identity=self.identity,
             policies=self.policies.cache,
+            rosters=self.rosters.rosters,
             leases=self.leases.leases,
             controls=node.controls,
             time=self.clock.time.look,
@@ -146,6 +156,7 @@ class Autonomy:
             self.policies,
             self.leases,
             self.peers,
+            self.rosters,
             self.push,
             _delta_v(ground),
         )
@@ -154,6 +165,7 @@ class Autonomy:
         """Other issuers count from now on, and another address is asked."""
         self.connectivity.view.wake()
         self.policies.reload()
+        self.rosters.wake()
 
     def _agreement(self) -> tuple[int, int]:
         return self.peers.agreement()
@@ -176,6 +188,7 @@ class Autonomy:
         """There is a new configuration."""
         self.connectivity.view.wake()
         self.push.wake()
+        self.rosters.wake()
 
     def routes(self) -> tuple[Route, ...]:
         """The routes of all parts."""

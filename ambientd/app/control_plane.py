@@ -40,6 +40,7 @@ from ambientd.app.fleet_sweeps import build_hearing, build_sweeps
 from ambientd.app.httplog import HttpLogLines
 from ambientd.config.schema import Config
 from ambientd.config.server import ServerConfig
+from ambientd.config.server_checks import warnings_of
 from ambientd.core.ed25519 import parse_key, public_of, show_key
 from ambientd.core.fleet.items import Believed
 from ambientd.core.fleet.ratelimit import DEFAULT_RATES, Rate, RateLimiter, Tier
@@ -53,6 +54,7 @@ from ambientd.flows.fleet.items import Items
 from ambientd.flows.fleet.leases import LeaseDesk
 from ambientd.flows.fleet.nodes import Registry
 from ambientd.flows.fleet.pushed import Pushed
+from ambientd.flows.fleet.rosters import RosterDesk
 from ambientd.flows.fleet.tasks import Tasks
 from ambientd.flows.fleet.throttle import Throttle
 from ambientd.flows.fleet.work import WorkRules
@@ -161,9 +163,15 @@ class ControlPlane:
         self._log = outside.log
         self._config = config
         server = config.server
+        for sentence in warnings_of(server):
+            self._log.warning("config.doubtful", reason=sentence)
         self.clock: Clock = clock or SystemClock()
         self.store = build_store(outside.database, server, self.clock)
-        rules = WorkRules(max_active=server.max_active_tasks)
+        rules = WorkRules(
+            max_active=server.max_active_tasks,
+            owner_share=server.owner_share,
+            max_open=server.max_open_tasks,
+        )
         hashes = TokenHashes(outside.secrets)
         desk = LeaseDesk(
             seed=outside.issuers.lease,
@@ -194,6 +202,8 @@ class ControlPlane:
                 desk=desk,
                 hearing=self.hearing,
                 throttle=self.throttle,
+                roster_desk=self._roster_desk(),
+                write_used=self.accounts.write_used,
             ),
             jitter=lambda: int.from_bytes(os.urandom(4)) / 2**32,
             log=self._log,
@@ -240,6 +250,15 @@ class ControlPlane:
             log=HttpLogLines(self._log),
             limits=Limits(connections=server.max_connections, body_bytes=BODY_MAX),
         )
+
+    def _roster_desk(self) -> RosterDesk | None:
+        seed = self._outside.issuers.policy
+        if not self._config.server.rosters:
+            return None
+        if seed is None:
+            self._log.warning("rosters.unsigned", reason="server.rosters is on, and there is no ISSUER_KEY")
+            return None
+        return RosterDesk(seed=seed, public=public_of(seed), network=self._config.policy.network)
 
     # --- the API
 

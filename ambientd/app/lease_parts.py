@@ -1,5 +1,7 @@
 """Session leases and the egress check, put together."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -15,13 +17,13 @@ from ambientd.flows.status import AutonomyStatus
 from ambientd.flows.trustedtime import KeptTime
 from ambientd.ports.autonomy import ConnectivityView, NodeIdentity
 from ambientd.ports.errors import UnavailableError
-from ambientd.ports.leases import EgressPolicies
 from ambientd.services.bell import Bell
 from ambientd.services.leases import LeaseService
 from ambientd.wire.autonomy_messages import LeasesStatus
 
 if TYPE_CHECKING:
     from ambientd.app.autonomy import Ground, Run
+    from ambientd.ports.leases import EgressPolicies
 
 
 class LeasePart:
@@ -29,7 +31,7 @@ class LeasePart:
 
     def __init__(
         self,
-        ground: "Ground",
+        ground: Ground,
         *,
         time: KeptTime,
         links: ConnectivityView,
@@ -78,12 +80,12 @@ class LeasePart:
             return None
 
     @property
-    def services(self) -> "Mapping[str, Run]":
+    def services(self) -> Mapping[str, Run]:
         """None without the store."""
         return {}
 
     @property
-    def store_services(self) -> "Mapping[str, Run]":
+    def store_services(self) -> Mapping[str, Run]:
         """Ends what is at its end."""
         return {"leases": self._service.run}
 

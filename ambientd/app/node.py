@@ -46,9 +46,7 @@ from ambientd.flows.analytics import Analytics
 from ambientd.flows.backup import Backups
 from ambientd.flows.ingest import IngestFlow
 from ambientd.flows.intake import Intake
-from ambientd.flows.legacy import Importing
 from ambientd.flows.preferred_models import PreferredModels
-from ambientd.flows.recost import Recosting
 from ambientd.flows.sessions import Agents
 from ambientd.flows.status import IntakeFacts, LoopFacts, NodeFacts, StatusSources, gather
 from ambientd.flows.upkeep import Upkeep
@@ -60,7 +58,6 @@ from ambientd.host.clock import SystemClock, UlidIds
 from ambientd.host.gateway_credentials import is_wanted
 from ambientd.host.heartbeatfile import DiskHeartbeatFile
 from ambientd.host.lean import give_memory_back
-from ambientd.host.legacy_files import DiskLegacyFiles
 from ambientd.host.log import AUDIT
 from ambientd.host.memory import settle_memory
 from ambientd.host.runner import LocalRunner
@@ -84,7 +81,6 @@ from ambientd.services.sessions import SessionsService
 from ambientd.services.statusboard import StatusBoard
 from ambientd.services.supervise import supervise
 from ambientd.services.upkeep import UpkeepService, rest
-from ambientd.store.legacy import JsonStore
 from ambientd.store.sqlite import SqliteStore
 from ambientd.wire import places
 from ambientd.wire.enums import AlertMetric
@@ -95,6 +91,8 @@ from ambientd.wire.routes import SCHEMA_MIGRATIONS
 if TYPE_CHECKING:
     from ambientd.app.front import TcpFront
     from ambientd.app.gateway_parts import GatewayParts
+    from ambientd.flows.legacy import Importing
+    from ambientd.flows.recost import Recosting
 
 FIRST_ANSWER_SEC = 1.0
 DRAIN_SEC = 1.0
@@ -407,26 +405,26 @@ class Node:
             *ingest_routes(self.ingest),
             *upkeep_routes(self.retention, self._migrations, self._audited),
             *backup_routes(self.backup, self._audited),
-            *alert_routes(
-                Alerts(
-                    alerting=self.alerts.alerting,
-                    trials=self.alerts,
-                    audited=self._audited,
-                )
-            ),
-            *legacy_routes(self._importing(), self._audited),
+            *alert_routes(Alerts(alerting=self.alerts.alerting, trials=self.alerts, audited=self._audited)),
+            *legacy_routes(self._importing, self._audited),
             *analytics_routes(self.analytics),
             *self.autonomy.routes(),
-            *recost_routes(
-                Recosting(store=self.store, clock=self.clock, pricing=lambda: self.live.current.pricing),
-                self._audited,
-            ),
+            *recost_routes(self._recosting, self._audited),
         )
         document = openapi_route(lambda: all_routes, version=__version__)
         all_routes = (*routes, document)
         return all_routes
 
-    def _importing(self) -> Importing:
+    def _recosting(self) -> "Recosting":
+        from ambientd.flows.recost import Recosting
+
+        return Recosting(store=self.store, clock=self.clock, pricing=lambda: self.live.current.pricing)
+
+    def _importing(self) -> "Importing":
+        from ambientd.flows.legacy import Importing
+        from ambientd.host.legacy_files import DiskLegacyFiles
+        from ambientd.store.legacy import JsonStore
+
         return Importing(
             store=self.store,
             clock=self.clock,

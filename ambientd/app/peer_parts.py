@@ -210,11 +210,13 @@ class PeersPart:
     async def _read_book(self) -> None:
         """Where no peers are wanted the operator may still say whom to trust once there are."""
         try:
-            named = await self._ground.store.read(lambda tx: tx.peers.trusted())
+            named, refused = await self._ground.store.read(
+                lambda tx: (tx.peers.trusted(), tx.peers.distrusted())
+            )
         except (StoreError, UnavailableError) as error:
             self._ground.log.warning("peers.trust_unread", reason=str(error))
             return
-        self._book = self._book.with_named(named)
+        self._book = self._book.with_named(named, refused)
 
     async def _run(self) -> None:
         while (problem := self._key.problem) is not None:
@@ -271,7 +273,7 @@ class PeersPart:
             clock=ground.clock,
             dialer=sockets,
             listener=sockets,
-            book=PeerBook(config.trust),
+            book=self._book,
             random_bytes=os.urandom,
             jitter=jitter,
             changed=ground.changed,

@@ -1,5 +1,7 @@
 """The node's side of the control plane, put together. Most of it is loaded where a node has joined."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -12,33 +14,20 @@ from ambientd.api.membership import membership_routes
 from ambientd.api.router import Route
 from ambientd.app.connectivity_parts import AGENT, ConnectivityPart
 from ambientd.config.upstream import ControlAddress, parse_control_url
-from ambientd.core.controlreply import read_reply, words_of
 from ambientd.core.health import CRITICAL, WARNING
-from ambientd.core.membership import Membership
-from ambientd.core.nodehealth import health_score
-from ambientd.core.outbox import Meaning, meaning_of
-from ambientd.core.pushbodies import Condition, Meters
+from ambientd.core.membership import ANY_NETWORK, Membership
 from ambientd.core.rejection import Rejected
 from ambientd.core.text import number
 from ambientd.core.timefmt import from_ms, rfc3339_ms
-from ambientd.core.trustedtime import Trusted
-from ambientd.flows.control import Controls
-from ambientd.flows.leases import Leases
-from ambientd.flows.membership import ANY_NETWORK, Joining, join, leave, view_membership
-from ambientd.flows.policycache import PolicyCache
-from ambientd.flows.push import Pushing
 from ambientd.flows.status import AutonomyStatus
 from ambientd.host.jitter import jitter
 from ambientd.host.membership_file import DiskMembershipFile
 from ambientd.host.node_load import NodeLoad
 from ambientd.host.threads import run_in_thread
-from ambientd.ports.autonomy import NodeIdentity
-from ambientd.ports.controlplane import ControlAnswer, ControlTransport
 from ambientd.ports.errors import IdentityError, UnavailableError
 from ambientd.services.bell import Bell
 from ambientd.wire.autonomy_messages import ControlStatus, OutboxStatus
 from ambientd.wire.errors import ERRORS
-from ambientd.wire.fleet_messages import CapabilitiesBody
 from ambientd.wire.messages import Problem
 from ambientd.wire.outbox_enums import OutboxStream
 from ambientd.wire.outbox_messages import (
@@ -52,9 +41,20 @@ from ambientd.wire.outbox_messages import (
 
 if TYPE_CHECKING:
     from ambientd.app.autonomy import Ground, Run
+    from ambientd.core.pushbodies import Condition, Meters
+    from ambientd.core.trustedtime import Trusted
     from ambientd.flows.assignments import Work
+    from ambientd.flows.control import Controls
+    from ambientd.flows.leases import Leases
+    from ambientd.flows.membership import Joining
+    from ambientd.flows.policycache import PolicyCache
     from ambientd.flows.pulls import Pulled
+    from ambientd.flows.push import Pushing
+    from ambientd.ports.autonomy import NodeIdentity
+    from ambientd.ports.controlplane import ControlAnswer, ControlTransport
+    from ambientd.ports.peers import RosterIntake
     from ambientd.services.push import DeviceLink, PushService, RoundResult
+    from ambientd.wire.fleet_messages import CapabilitiesBody
 
 BANDWIDTH_MBPS = 100.0  # what is told of a node whose link nobody has measured
 MEMORY_LEAST_GB = 1.0  # the least that a control plane takes
@@ -68,7 +68,7 @@ class PushPart:
     `issuers`, `lease_issuers` and `network` are what the control plane vouches for.
     """
 
-    def __init__(self, ground: "Ground", file: DiskMembershipFile) -> None:
+    def __init__(self, ground: Ground, file: DiskMembershipFile) -> None:
         """The rest of the node is given by `connect`, since it needs this part's issuers."""
         self._ground = ground
         self.file = file
@@ -83,6 +83,7 @@ class PushPart:
         connectivity: ConnectivityPart,
         identity: NodeIdentity,
         policies: PolicyCache,
+        rosters: RosterIntake,
         leases: Leases,
         controls: Controls,
         time: Callable[[], Trusted],
@@ -95,6 +96,7 @@ class PushPart:
             connectivity=connectivity,
             identity=identity,
             policies=policies,
+            rosters=rosters,
             leases=leases,
             controls=controls,
             time=time,
@@ -121,6 +123,10 @@ class PushPart:
         own, current = self._ground.config().policy.network, self.file.current
         return current.network if current is not None and own == ANY_NETWORK else own
 
+    def owner(self) -> str | None:
+        """Whom the node belongs to at its control plane."""
+        return None if self.file.current is None else self.file.current.owner_id
+
     def url(self) -> str | None:
         """The address of the control plane that the node has joined."""
         return None if self.file.current is None else self.file.current.url
@@ -135,12 +141,12 @@ class PushPart:
     # --- `app.autonomy.Part`
 
     @property
-    def services(self) -> "Mapping[str, Run]":
+    def services(self) -> Mapping[str, Run]:
         """None without the store."""
         return {}
 
     @property
-    def store_services(self) -> "Mapping[str, Run]":
+    def store_services(self) -> Mapping[str, Run]:
         """What pushes."""
         return {"push": self._run}
 
@@ -225,14 +231,20 @@ class PushPart:
 
     def view(self) -> MembershipView:
         """See the port."""
+        from ambientd.flows.membership import view_membership
+
         return view_membership(self.file)
 
     async def join(self, request: JoinRequest, *, actor: str) -> MembershipView | Rejected:
         """See the port."""
+        from ambientd.flows.membership import join
+
         return self._changed(await join(request, self._joining(), actor=actor))
 
     async def leave(self, *, actor: str) -> MembershipView | Rejected:
         """See the port."""
+        from ambientd.flows.membership import leave
+
         if self.joined and self._service is not None:
             await self._service.end_alone()
         return self._changed(await leave(self._joining(), actor=actor))
@@ -244,7 +256,7 @@ class PushPart:
         return self._changed(await renew(self._joining(), self._open_link, actor=actor))
 
     @asynccontextmanager
-    async def _open_link(self, membership: Membership) -> "AsyncIterator[DeviceLink]":
+    async def _open_link(self, membership: Membership) -> AsyncIterator[DeviceLink]:
         link = self._link(membership)
         try:
             yield link
@@ -308,7 +320,7 @@ class PushPart:
         result = await service.sync()
         return _NO_CONTROL_PLANE if result is None else self._synced(current, result)
 
-    def _synced(self, current: Membership, result: "RoundResult | None") -> ControlSyncView:
+    def _synced(self, current: Membership, result: RoundResult | None) -> ControlSyncView:
         items = [] if result is None else _items(result)
         return ControlSyncView(
             url=current.url,
@@ -344,6 +356,9 @@ class PushPart:
 
     def _refusal(self, membership: Membership, found: ControlAnswer) -> Rejected:
         """What the control plane's no is to whoever asked through this node."""
+        from ambientd.core.controlreply import read_reply, words_of
+        from ambientd.core.outbox import Meaning, meaning_of
+
         reply = read_reply(found.status, found.headers, found.body)
         if meaning_of(reply) is Meaning.GONE:
             text = f"{membership.url} refuses this node: {words_of(reply)}"
@@ -354,12 +369,14 @@ class PushPart:
 
     # --- building
 
-    def _need(self) -> "_Connected":
+    def _need(self) -> _Connected:
         if self._connected is None:
             raise AssertionError("the part is connected before anything of it runs")
         return self._connected
 
     def _joining(self) -> Joining:
+        from ambientd.flows.membership import Joining
+
         ground, node = self._ground, self._need()
         return Joining(
             store=ground.store,
@@ -377,6 +394,8 @@ class PushPart:
         )
 
     def _capabilities(self) -> CapabilitiesBody:
+        from ambientd.wire.fleet_messages import CapabilitiesBody
+
         memory = self._load.memory_gb() or MEMORY_LEAST_GB
         return CapabilitiesBody(
             bandwidth_mbps=BANDWIDTH_MBPS,
@@ -417,6 +436,7 @@ class PushPart:
                 build_link=self._link,
                 build_work=self._work,
                 policies=node.policies,
+                rosters=node.rosters,
                 look_at_time=node.time,
                 condition=self._condition,
                 settings=settings,
@@ -437,10 +457,10 @@ class PushPart:
         if self.file.problem is not None:
             return
         store = self._ground.store
-        if (await store.read(lambda tx: tx.outbox.state())).joined:
+        if await store.read(lambda tx: tx.is_joined()):
             await store.write(lambda tx: tx.outbox.leave())
 
-    def _link(self, membership: Membership) -> "DeviceLink":
+    def _link(self, membership: Membership) -> DeviceLink:
         from ambientd.services.push import DeviceLink
 
         address = parse_control_url(membership.url)
@@ -454,7 +474,7 @@ class PushPart:
             timeout=lambda: self._ground.config().control_plane.timeout,
         )
 
-    def _work(self, pushing: Pushing) -> "Work":
+    def _work(self, pushing: Pushing) -> Work:
         from ambientd.flows.assignments import Work
 
         node = self._need()
@@ -464,9 +484,13 @@ class PushPart:
             leases=node.leases,
             wanted=lambda: self._ground.config().control_plane.tasks,
             picked_up=node.picked_up,
+            look_at_time=node.time,
         )
 
     async def _condition(self) -> Condition:
+        from ambientd.core.nodehealth import health_score
+        from ambientd.core.pushbodies import Condition
+
         node = self._need()
         meters: Meters = await run_in_thread(self._load.look)
         view = node.connectivity.view
@@ -490,6 +514,7 @@ class _Connected:
         connectivity: ConnectivityPart,
         identity: NodeIdentity,
         policies: PolicyCache,
+        rosters: RosterIntake,
         leases: Leases,
         controls: Controls,
         time: Callable[[], Trusted],
@@ -500,6 +525,7 @@ class _Connected:
         self.connectivity = connectivity
         self.identity = identity
         self.policies = policies
+        self.rosters = rosters
         self.leases = leases
         self.controls = controls
         self.time = time
@@ -508,7 +534,7 @@ class _Connected:
         self.joined_or_left = joined_or_left
 
 
-def _items(result: "RoundResult") -> list[ItemsRow]:
+def _items(result: RoundResult) -> list[ItemsRow]:
     found: list[tuple[str, Pulled | None]] = [("policies", result.policies), ("leases", result.leases)]
     return [
         ItemsRow(kind=kind, seen=one.seen, taken=one.taken, refused=one.refused)

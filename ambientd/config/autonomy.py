@@ -134,6 +134,9 @@ class PeersConfig:
         example='["192.168.1.13:7946"]',
     )
     trust: tuple[str, ...] = setting((), doc=f"{_KEYS} of trusted peers.", example='["ed25519:…"]')
+    rosters: bool = setting(
+        True, doc="Trust the nodes of the same owner that a roster of the control plane names, too."
+    )
     discovery: bool = setting(
         False, doc="Announce this node and find others by DNS-SD; needs the extra `discovery`."
     )

@@ -1,9 +1,10 @@
 """Where a gateway is: its URL, parsed once, and whether a token may be sent there."""
 
-import ipaddress
 from urllib.parse import urlsplit
 
 import msgspec
+
+from ambientd.config.loopback import is_loopback
 
 DEFAULT_URL = "ws://127.0.0.1:18789"
 _PORTS = {"ws": 80, "wss": 443}
@@ -80,7 +81,4 @@ def parse_address(url: str, *, allow_plain: bool = False) -> Address | BadAddres
 def _local(host: str) -> str | None:
     if host == "localhost":
         return "127.0.0.1"
-    try:
-        return host if ipaddress.ip_address(host).is_loopback else None
-    except ValueError:
-        return None
+    return host if is_loopback(host) else None

@@ -1,6 +1,6 @@
 """What must hold for the settings of `[http]`: addresses to listen on, names that are compared exactly.
 
-Imported only where the section is given, since `ipaddress` is of no use to other nodes.
+Imported only where the section is given.
 """
 
 import ipaddress
@@ -9,14 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ambientd.config.checks import Finding
+from ambientd.config.loopback import canonical, is_loopback
 from ambientd.config.problems import show_text
 
 _PORT = re.compile(r"[0-9]{1,5}")
 # Lower case, for a browser sends nothing else; what is compared exactly must be written exactly.
 _HOST = re.compile(r"(?:[a-z0-9_](?:[a-z0-9._-]{0,251}[a-z0-9_])?|\[[0-9a-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _LISTEN = 'an address and a port ("127.0.0.1:7777", "[::1]:7777")'
-
-Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class Listen(NamedTuple):
@@ -28,7 +27,7 @@ class Listen(NamedTuple):
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine reaches it."""
-        return ipaddress.ip_address(self.host).is_loopback
+        return is_loopback(self.host)
 
     @property
     def shown(self) -> str:
@@ -45,7 +44,7 @@ def parse_listen(text: str) -> Listen | None:
         return None
     host = "127.0.0.1" if host == "localhost" else host.strip("[]")
     try:
-        return Listen(str(ipaddress.ip_address(host)), int(port))
+        return Listen(canonical(host), int(port))
     except ValueError:
         return None
 

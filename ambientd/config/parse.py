@@ -264,7 +264,7 @@ def _cross_check(reading: _Reading) -> None:
 
 def _check_http(reading: _Reading) -> None:
     if _is_given(reading, "http"):
-        from ambientd.config.http import check_http  # `ipaddress` is for those who configure this
+        from ambientd.config.http import check_http
 
         _check_section(reading, "http", check_http)
     if _is_given(reading, "server"):

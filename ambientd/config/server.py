@@ -84,7 +84,19 @@ class ServerConfig:
         minimum=3600,
         maximum=3650 * _DAY,
     )
+    rosters: bool = setting(
+        False, doc="Tell the nodes of each owner, signed by ISSUER_KEY, to trust each other as LAN peers."
+    )
     max_active_tasks: int = setting(50, doc="Tasks that a node has at once.", minimum=1, maximum=1000)
+    max_open_tasks: int = setting(
+        10_000, doc="Tasks of one account that have not ended.", minimum=1, maximum=1_000_000
+    )
+    owner_share: float = setting(
+        0.5,
+        doc="The part of these that is kept for the node's owner, whatever others hand in.",
+        minimum=0,
+        maximum=1,
+    )
     registration: bool = setting(
         False, doc="Whether anybody may register an account; otherwise administrators add them."
     )

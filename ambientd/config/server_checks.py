@@ -33,6 +33,17 @@ def check_server(values: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _check_times(values)
 
 
+def warnings_of(server: ServerConfig) -> list[str]:
+    """What is permitted and hardly meant, one sentence each."""
+    if server.behind_proxy and not server.trusted_proxies:
+        sentence = (
+            "server.behind_proxy is set and server.trusted_proxies is empty: all clients of the proxy are one"
+            " client, with one rate limit; name the proxy's address in server.trusted_proxies"
+        )
+        return [sentence]
+    return []
+
+
 def _check_tls(values: Mapping[str, Any]) -> Iterator[Finding]:
     for name, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
         if values.get(name) is not None and values.get(other) is None:

@@ -9,13 +9,17 @@ import msgspec
 
 from ambientd.core.outbox import NUMBER_MAX
 from ambientd.core.records import SessionRecord, UsageRecord
-from ambientd.core.timefmt import rfc3339_ms
+from ambientd.core.timefmt import parse_rfc3339, rfc3339_ms, to_ms
+from ambientd.core.trustedtime import Trusted
 from ambientd.wire.enums import TERMINAL, SessionStatus
 from ambientd.wire.fleet_enums import AwayPolicy, ExecutionStatus, Verdict
 
 AGENT_SESSION = "agent_session"
 CONNECT_ONLY = "connect_only"
+TIME_LIMIT = "time_limit"
+"""The code in the result of a task that ran longer than it may; the control plane says the same."""
 TEXT_MAX = 200
+_MILLISECOND = 1000
 ERROR_MAX = 500
 _ID = re.compile(r"[A-Za-z0-9._-]{1,128}")  # a part of an address as well
 
@@ -48,11 +52,13 @@ class StopCause(StrEnum):
 
     AWAY = "away"
     VERDICT = "verdict"
+    TIME_LIMIT = "time_limit"
 
 
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """One task as this node has it. `lease_id` is the lease of a `connect_only` task; `result` is what is
-    told of the end; instants are RFC 3339."""
+    told of the end; instants are RFC 3339. A session may run for `limit_ms` (None: as long as it likes) from
+    `given_at`, which was `begun_boot_ms` of the boot clock of `begun_boot_id`."""
 
     task_id: str
     attempt: int
@@ -67,6 +73,9 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     result: Any = None
     told: Told = Told.NOTHING
     ended_at: str | None = None
+    limit_ms: int | None = None
+    begun_boot_id: str | None = None
+    begun_boot_ms: int | None = None
 
     @property
     def has_ended(self) -> bool:
@@ -112,6 +121,7 @@ def is_sound(offered: Offered) -> bool:
         _ID.fullmatch(offered.task_id) is not None
         and 1 <= offered.attempt <= NUMBER_MAX
         and (after is None or 1 <= after <= NUMBER_MAX)
+        and 1 <= offered.max_execution_sec <= NUMBER_MAX // _MILLISECOND
         and "\0" not in offered.task_type
     )
 
@@ -162,30 +172,37 @@ def steps_of(
     return Steps(tuple(begin), tuple(stop), tuple(tell))
 
 
-def overdue(held: Iterable[Assignment], away_ms: int) -> list[str]:
-    """Tasks that this node ends by itself: it has had no answer for longer than they allow."""
-    return [
-        one.task_id
-        for one in held
-        if one.away_policy is AwayPolicy.STOP
-        and one.away_after_ms is not None
-        and not one.has_ended
-        and one.stop_cause is None
-        and away_ms >= one.away_after_ms
-    ]
+def overdue(held: Iterable[Assignment], away_ms: int, now: Trusted) -> dict[str, StopCause]:
+    """Tasks that this node ends by itself, and why: it has had no answer for longer than they allow, or they
+    have run for longer than they may."""
+    found = {one.task_id: _left(one, away_ms, now) for one in held}
+    return {task_id: min(lefts)[1] for task_id, lefts in found.items() if lefts and min(lefts)[0] <= 0}
 
 
-def next_overdue(held: Iterable[Assignment], away_ms: int) -> int | None:
+def next_overdue(held: Iterable[Assignment], away_ms: int, now: Trusted) -> int | None:
     """In how many milliseconds the next task would be ended so; None when no task asks for it."""
-    waits = [
-        max(0, one.away_after_ms - away_ms)
-        for one in held
-        if one.away_policy is AwayPolicy.STOP
-        and one.away_after_ms is not None
-        and not one.has_ended
-        and one.stop_cause is None
-    ]
+    waits = [max(0, left) for one in held for left, _ in _left(one, away_ms, now)]
     return min(waits, default=None)
+
+
+def _left(one: Assignment, away_ms: int, now: Trusted) -> list[tuple[int, StopCause]]:
+    """In how many milliseconds a task would be ended, for each reason that it can be ended for."""
+    if one.has_ended or one.stop_cause is not None:
+        return []
+    found = []
+    if one.away_policy is AwayPolicy.STOP and one.away_after_ms is not None:
+        found.append((one.away_after_ms - away_ms, StopCause.AWAY))
+    if one.limit_ms is not None and one.session_id is not None:
+        found.append((one.limit_ms - _run_ms(one, now), StopCause.TIME_LIMIT))
+    return found
+
+
+def _run_ms(one: Assignment, now: Trusted) -> int:
+    """How long a task has run. Within one boot of the machine the boot clock says it, whatever the wall clock
+    does meanwhile; over a start of the machine only the wall clock can."""
+    if one.begun_boot_ms is not None and one.begun_boot_id == now.boot_id:
+        return max(0, now.boot_ms - one.begun_boot_ms)
+    return max(0, now.now_ms - to_ms(parse_rfc3339(one.given_at)))
 
 
 def ended_state(status: SessionStatus, stop_cause: StopCause | None) -> AssignmentState | None:
@@ -235,3 +252,9 @@ def _figures(usage: UsageRecord) -> dict[str, Any]:
 def failure(code: str, message: str | None) -> dict[str, Any]:
     """What is told of work that could not be done."""
     return {"error": {"code": code, "message": (message or code)[:ERROR_MAX]}}
+
+
+def limit_failure(limit_ms: int | None) -> dict[str, Any]:
+    """What is told of work that ran longer than it may."""
+    seconds = (limit_ms or 0) // _MILLISECOND
+    return failure(TIME_LIMIT, f"the {seconds} seconds that the task allows were over")

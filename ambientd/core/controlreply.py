@@ -9,7 +9,7 @@ from ambientd.core.outbox import NUMBER_MAX, Meaning, Reply, meaning_of
 
 SHOWN_MAX = 300
 NOT_KNOWN = (
-    "its credential counts no longer: it was revoked, another machine has joined as this node, this node's key"
+    "its credential counts no longer: it was revoked, another machine has joined as this node, its key"
     " was renewed, or the control plane was put back to a time before this node joined"
 )
 

@@ -1,15 +1,17 @@
 """A node's membership of a control plane: what `<state>/control_plane.json` holds."""
 
 import hashlib
-import ipaddress
 
 import msgspec
 
+from ambientd.config import loopback
 from ambientd.config.upstream import ControlAddress
 from ambientd.core.canonical import UNREADABLE, framed
 from ambientd.core.ed25519 import parse_key
 
 SCHEMA = "ambient.membership/1"
+# The name of a network that nobody has chosen: a control plane may give it another one.
+ANY_NETWORK = "default"
 TEXT_MAX = 256 * 1024
 TOKEN_PREFIX = "nd_"  # noqa: S105 - not a secret
 
@@ -77,12 +79,7 @@ def parse_membership(text: str) -> Membership | str:
 
 def is_loopback(address: ControlAddress) -> bool:
     """Whether an address names this machine, whatever a resolver says."""
-    if address.host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(address.host).is_loopback
-    except ValueError:
-        return False
+    return address.host == "localhost" or loopback.is_loopback(address.host)
 
 
 def may_carry_token(address: ControlAddress, *, allow_plain: bool) -> str | None:

@@ -1,4 +1,5 @@
-"""Whom this node trusts among its peers: keys of the configuration and keys that an operator named.
+"""Whom this node trusts among its peers: keys of the configuration, keys that an operator named, and those
+that a roster of its control plane names.
 
 Nothing that a peer sends ends up in here.
 """
@@ -20,6 +21,7 @@ _CANDIDATES_SHOWN = 10
 
 CONFIGURATION = "configuration"
 OPERATOR = "operator"
+ROSTER = "roster"
 
 
 class TrustedPeer(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,29 +44,50 @@ class PeerSeen(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class PeerBook(msgspec.Struct, frozen=True):
-    """All trusted keys, in their text form; those of the configuration win over the operator's."""
+    """All trusted keys, in their text form; those of the configuration win over the operator's, and both over
+    a roster's. `listed` are those of the roster in force with their nodes' ids; `refused` are keys that no
+    roster makes trusted, by the operator's word."""
 
     configured: tuple[str, ...] = ()
     named: Mapping[str, TrustedPeer] = {}
+    listed: Mapping[str, str] = {}
+    refused: frozenset[str] = frozenset()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Every trusted key once."""
+        by_roster = (key for key in self.listed if key not in self.refused)
+        return tuple(dict.fromkeys((*self.configured, *self.named, *by_roster)))
 
     @property
     def keys(self) -> frozenset[bytes]:
         """The keys as bytes; what names none was refused before it came here."""
-        found = (parse_key(text) for text in (*self.configured, *self.named))
+        found = (parse_key(text) for text in self.all)
         return frozenset(key for key in found if key is not None)
 
     def source(self, key: str) -> str:
         """Who trusts a key, as the wire says it; empty for nobody."""
-        return CONFIGURATION if key in self.configured else OPERATOR if key in self.named else ""
+        if key in self.configured:
+            return CONFIGURATION
+        if key in self.named:
+            return OPERATOR
+        return ROSTER if key in self.listed and key not in self.refused else ""
 
     def called(self, key: str) -> str:
-        """The operator's name for a key."""
+        """The operator's name for a key, else the id that a roster gives it."""
         found = self.named.get(key)
-        return "" if found is None else found.name
+        own = "" if found is None else found.name
+        return own or ("" if key in self.refused else self.listed.get(key, ""))
 
-    def with_named(self, peers: Iterable[TrustedPeer]) -> "PeerBook":
+    def with_named(self, peers: Iterable[TrustedPeer], refused: Iterable[str] | None = None) -> "PeerBook":
         """The book after the operator's keys were read or changed."""
-        return PeerBook(self.configured, {peer.key: peer for peer in peers})
+        named = {peer.key: peer for peer in peers}
+        kept = self.refused if refused is None else frozenset(refused)
+        return PeerBook(self.configured, named, self.listed, kept)
+
+    def with_listed(self, listed: Mapping[str, str]) -> "PeerBook":
+        """The book after another roster has come into force, or none is."""
+        return PeerBook(self.configured, self.named, listed, self.refused)
 
 
 def check_trust(book: PeerBook, key: str, name: str, *, own: str | None) -> Rejected | None:
@@ -89,11 +112,11 @@ def _bad(field: str, wanted: str) -> Rejected:
 
 def find_trusted(book: PeerBook, fragment: str) -> str | Rejected:
     """The one trusted key that is meant by a key, a part at either end of one, or an operator's name."""
-    every = dict.fromkeys((*book.configured, *book.named))
+    every = book.all
     if fragment in every:
         return fragment
-    named = [key for key, peer in book.named.items() if fragment and peer.name == fragment]
-    if named:
+    named = [key for key in every if fragment and book.called(key) == fragment]
+    if len(named) == 1:
         return named[0]
     part = fragment.lower()
     found = [key for key in every if _fits(key, part)]

@@ -6,10 +6,14 @@ foreign Origin. Both are compared exactly, with the port, as a browser writes th
 
 import ipaddress
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from ambientd.config.loopback import is_loopback
 
+if TYPE_CHECKING:  # 220 KiB, for listeners behind a proxy
+    Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - an address to compare with
 _OWN = ("same-origin", "none")  # `none`: typed by the user, or no page at all
 _FORWARDED_MAX = 16  # hops; more are nobody's real path
 
@@ -23,14 +27,13 @@ class Site(NamedTuple):
 
 def build_site(address: str, port: int, *, hosts: Iterable[str] = (), origins: Iterable[str] = ()) -> Site:
     """The names of a listener on `address`: its own, localhost on loopback, those that are configured."""
-    ip = ipaddress.ip_address(address)
-    names = [f"[{address}]" if ip.version == 6 else address]
-    if ip.is_loopback:
+    names = [f"[{address}]" if ":" in address else address]
+    if is_loopback(address):
         names.append("localhost")
     own = {f"{name}:{port}" for name in names}
     if port == 80:
         own.update(names)  # which is how a browser writes it
-    own = set() if ip.is_unspecified else own
+    own = set() if address in _EVERYWHERE else own
     return Site(
         frozenset((*own, *hosts)),
         frozenset((*(f"http://{host}" for host in (*own, *hosts)), *origins)),
@@ -49,7 +52,7 @@ def fault_of_site(site: Site, headers: Mapping[str, str]) -> str | None:
     return None
 
 
-def client_address(peer: str, forwarded: str | None, trusted: Iterable[Network]) -> str:
+def client_address(peer: str, forwarded: str | None, trusted: "Iterable[Network]") -> str:
     """Whose request it is: the peer, or what a trusted proxy says of it.
 
     The list is read from its end, where the nearest proxy writes; the first address that is no trusted
@@ -69,7 +72,7 @@ def client_address(peer: str, forwarded: str | None, trusted: Iterable[Network])
     return found
 
 
-def _is_in(address: str, networks: tuple[Network, ...]) -> bool:
+def _is_in(address: str, networks: "tuple[Network, ...]") -> bool:
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:

@@ -24,6 +24,7 @@ from ambientd.core.assignments import (
     ended_state,
     failure,
     is_sound,
+    limit_failure,
     overdue,
     read_order,
     session_result,
@@ -33,6 +34,7 @@ from ambientd.core.outbox import Meaning, Reply, meaning_of
 from ambientd.core.records import EventRecord
 from ambientd.core.rejection import Rejected
 from ambientd.core.timefmt import rfc3339_ms
+from ambientd.core.trustedtime import Trusted
 from ambientd.flows import control as operator
 from ambientd.flows.control import Controls, choose_agent
 from ambientd.flows.leases import Leases
@@ -68,13 +70,14 @@ _MILLISECOND = 1000
 
 class Work(msgspec.Struct, frozen=True, kw_only=True):
     """What the use cases need. `wanted` says whether the control plane may start sessions here; `picked_up`
-    is told of each that was started."""
+    is told of each that was started; `look_at_time` says how late it is, for durations."""
 
     pushing: Pushing
     controls: Controls
     leases: Leases
     wanted: Callable[[], bool]
     picked_up: Callable[[], None]
+    look_at_time: Callable[[], Trusted]
 
 
 # --- what the control plane wants
@@ -126,7 +129,7 @@ def _held(tx: Transaction, open_there: Iterable[str]) -> dict[str, Assignment]:
     held = {one.task_id: one for one in tx.assignments.open()}
     for task_id in open_there:
         mine = None if task_id in held else tx.assignments.get(task_id)
-        if mine is not None and mine.state in TOLD_AGAIN and mine.stop_cause is None:
+        if mine is not None and mine.state in TOLD_AGAIN and mine.stop_cause in (None, StopCause.TIME_LIMIT):
             held[task_id] = mine
     return held
 
@@ -230,14 +233,13 @@ async def _begin_local(work: Work, offered: Offered, order: SessionOrder, agent:
     accepted: Order = checked
     at = controls.clock.now()
     session_id = controls.ids.session_id(at)
+    new = _begun(work, _assignment(offered, rfc3339_ms(at), AssignmentState.RUNNING, session_id=session_id))
 
     def write(tx: Transaction) -> bool:
         if _is_begun(tx, offered):
             return False
         record_session(tx, accepted, session_id=session_id, at=at, actor=ACTOR)
-        tx.assignments.put(
-            _assignment(offered, rfc3339_ms(at), AssignmentState.RUNNING, session_id=session_id)
-        )
+        tx.assignments.put(new)
         return True
 
     try:
@@ -310,7 +312,14 @@ def _assignment(
         given_at=at,
         session_id=session_id,
         lease_id=lease_id,
+        limit_ms=offered.max_execution_sec * _MILLISECOND,
     )
+
+
+def _begun(work: Work, new: Assignment) -> Assignment:
+    """With the moment that its time counts from."""
+    now = work.look_at_time()
+    return msgspec.structs.replace(new, begun_boot_id=now.boot_id, begun_boot_ms=now.boot_ms)
 
 
 async def _keep(work: Work, offered: Offered, state: AssignmentState) -> bool:
@@ -336,7 +345,7 @@ async def _put(
     lease_id: str | None = None,
 ) -> None:
     at = rfc3339_ms(work.controls.clock.now())
-    new = _assignment(offered, at, state, session_id=session_id, lease_id=lease_id)
+    new = _begun(work, _assignment(offered, at, state, session_id=session_id, lease_id=lease_id))
     await work.pushing.store.write(lambda tx: tx.assignments.put(new))
 
 
@@ -372,10 +381,10 @@ async def stop(work: Work, assignment: Assignment, cause: StopCause) -> None:
 
 async def _end(work: Work, one: Assignment) -> None:
     """Ends what runs for a task; whether it has is seen by `settle`."""
-    away = one.stop_cause is StopCause.AWAY
-    actor = NODE if away else ACTOR
+    alone = one.stop_cause is not StopCause.VERDICT
+    actor = NODE if alone else ACTOR
     if one.lease_id is not None:
-        if not away:
+        if not alone:
             await _take_revocations(work)
         await work.leases.end(one.lease_id, actor)  # refused where the revocation has ended it
     elif one.session_id is not None:
@@ -395,14 +404,14 @@ def _told_after(cause: StopCause) -> Told:
     return Told.ENDED if cause is StopCause.VERDICT else Told.NOTHING
 
 
-async def stop_overdue(work: Work, away_ms: int) -> int:
-    """Ends work that must not go on without the control plane; how many tasks."""
+async def stop_overdue(work: Work, away_ms: int) -> list[StopCause]:
+    """Ends work that must not go on without the control plane, or has had its time; why, one for each."""
     held = await work.pushing.store.read(lambda tx: tx.assignments.open())
-    due = set(overdue(held, away_ms))
+    due = overdue(held, away_ms, work.look_at_time())
     for one in held:
         if one.task_id in due:
-            await stop(work, one, StopCause.AWAY)
-    return len(due)
+            await stop(work, one, due[one.task_id])
+    return list(due.values())
 
 
 async def stop_again(work: Work) -> None:
@@ -479,7 +488,10 @@ def _session_end(tx: Transaction, one: Assignment) -> tuple[AssignmentState, Any
         return None
     last = tx.ingest.last_seq(session.session_id)
     events = tx.ledger.events(session.session_id, max(0, last - OUTPUT_EVENTS), OUTPUT_EVENTS)
-    return state, session_result(session, tx.usage.get(session.session_id), _output(events))
+    result = session_result(session, tx.usage.get(session.session_id), _output(events))
+    if one.stop_cause is StopCause.TIME_LIMIT and state is AssignmentState.FAILED:
+        result |= limit_failure(one.limit_ms)
+    return state, result
 
 
 def _output(events: list[EventRecord]) -> str | None:

@@ -1,8 +1,10 @@
 """The audit chain as a whole: pages, verification in stretches, checkpoints, breaks, pruning."""
 
+from __future__ import annotations
+
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from datetime import datetime
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -22,7 +24,6 @@ from ambientd.core.identity import parse_rollover, vouched
 from ambientd.core.records import AuditEntry
 from ambientd.core.rejection import Rejected, reject
 from ambientd.core.timefmt import parse_rfc3339, rfc3339_ms
-from ambientd.ports.audit import CheckpointFile
 from ambientd.ports.clock import Clock
 from ambientd.ports.errors import UnavailableError
 from ambientd.ports.identity import IdentityControl
@@ -35,6 +36,9 @@ from ambientd.wire.audit_messages import (
     AuditStretchView,
 )
 from ambientd.wire.audit_routes import STRETCH_MAX
+
+if TYPE_CHECKING:
+    from ambientd.ports.audit import CheckpointFile
 
 ACTOR = "node"
 NODE = "node"

@@ -1,8 +1,11 @@
 """One sample of Δv from the ledger and the meters, and the answer to who asks for it."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from math import fsum, isfinite
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -23,7 +26,6 @@ from ambientd.core.rejection import Rejected
 from ambientd.core.timefmt import from_ms, parse_rfc3339, rfc3339_ms, to_ms
 from ambientd.flows.sessions import resolve
 from ambientd.ports.clock import Clock
-from ambientd.ports.delta_v import DeltaVView
 from ambientd.ports.store import Store, Transaction
 from ambientd.wire.delta_v_messages import (
     DeltaVAnswer,
@@ -34,6 +36,9 @@ from ambientd.wire.delta_v_messages import (
 )
 from ambientd.wire.enums import MetricConfidence
 from ambientd.wire.messages import ErrorDetail
+
+if TYPE_CHECKING:
+    from ambientd.ports.delta_v import DeltaVView
 
 RATE_WINDOW = timedelta(hours=1)
 """Completions of so long are the velocity: within a single sample there is one or none."""

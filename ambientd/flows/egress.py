@@ -1,7 +1,10 @@
 """May this go out? It is asked whether the lease is known, then the links, the lease itself and the policies;
 the first no is told."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,8 +18,10 @@ from ambientd.flows.leasebook import LeaseBook, Live
 from ambientd.flows.leases import Leases
 from ambientd.ports.autonomy import ConnectivityView
 from ambientd.ports.errors import StoreError, UnavailableError
-from ambientd.ports.leases import EgressPolicies
 from ambientd.wire.enums import Connectivity
+
+if TYPE_CHECKING:
+    from ambientd.ports.leases import EgressPolicies
 
 REASONS: Mapping[str, str] = {**LEASE_REASONS, **POLICY_REASONS}
 """Codes of answers and what they say. A code means the same wherever both have it."""

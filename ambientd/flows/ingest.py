@@ -14,7 +14,6 @@ from ambientd.core.contracts.canonical import (
     fingerprint,
 )
 from ambientd.core.contracts.problems import MAX_PROBLEMS
-from ambientd.core.contracts.registry import Refusal, parse, read
 from ambientd.core.contracts.rejections import Rejections
 from ambientd.core.ingest import (
     Mode,
@@ -321,6 +320,8 @@ class IngestFlow:
 
     async def take(self, raw: bytes) -> IngestAnswer | Rejected:
         """Takes one envelope in; durable when this returns. Raises what `Store.write` raises."""
+        from ambientd.core.contracts.registry import Refusal, parse, read
+
         document = parse(raw)
         ingest = document if isinstance(document, Refusal) else read(document)
         if isinstance(ingest, Refusal):

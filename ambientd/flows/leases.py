@@ -4,8 +4,10 @@ Every activation, refusal and end is a record of the audit in the transaction th
 told in sums: one record for each lease every quarter of an hour in which something flowed, one at its end.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -35,9 +37,11 @@ from ambientd.core.timefmt import rfc3339_ms
 from ambientd.core.trustedtime import Trusted
 from ambientd.flows.leasebook import FORGOTTEN, SINCE, LeaseBook, Live, number_at
 from ambientd.ports.autonomy import ConnectivityView
-from ambientd.ports.leases import EgressPolicies
 from ambientd.ports.store import Transaction
 from ambientd.wire.enums import TERMINAL
+
+if TYPE_CHECKING:
+    from ambientd.ports.leases import EgressPolicies
 
 # Rows of leases and of revocations; a lease needs half a kilobyte.
 KEPT_MAX = 50_000
@@ -164,7 +168,7 @@ class Leases:
         return outcome if isinstance(outcome, Refusal) else Activated(row, outcome)
 
     async def _ending(
-        self, ending: "Sequence[_Ending]", work: Callable[[Transaction], Refusal | int]
+        self, ending: Sequence[_Ending], work: Callable[[Transaction], Refusal | int]
     ) -> Refusal | int:
         """Writes; leases that end with it allow nothing from now on, unless nothing was written."""
         for one in ending:

@@ -10,7 +10,7 @@ from ambientd.core.canonical import UNREADABLE
 from ambientd.core.controlreply import read_reply, words_of
 from ambientd.core.ed25519 import parse_key, show_key
 from ambientd.core.fleet.signing import enrol_bytes
-from ambientd.core.membership import Membership, may_carry_token
+from ambientd.core.membership import ANY_NETWORK, Membership, may_carry_token
 from ambientd.core.outbox import Meaning, Reply, meaning_of
 from ambientd.core.records import AuditEntry
 from ambientd.core.rejection import Rejected, reject
@@ -30,8 +30,6 @@ DEVICE_TOKEN = re.compile(r"nd_[A-Za-z0-9_-]{16,128}")
 JOIN_TOKEN_MAX = 512
 REGION_MAX = 32
 ENROL = "/api/v1/nodes/enrol"
-# The name of a network that nobody has chosen: a control plane may give it another one.
-ANY_NETWORK = "default"
 _ISSUERS_MAX = 64
 
 

@@ -47,17 +47,20 @@ async def trust(request: TrustRequest, parts: Trust, *, actor: str) -> TrustAnsw
     )
     entry = _entry(parts, "control.peers.trust", actor, peer.key, {"name": peer.name, "changed": changed})
 
-    def work(tx: Transaction) -> tuple[int, list[TrustedPeer]]:
+    def work(tx: Transaction) -> tuple[int, list[TrustedPeer], list[str]]:
         tx.peers.trust(peer)
-        return tx.audit.append(entry), tx.peers.trusted()
+        return tx.audit.append(entry), tx.peers.trusted(), tx.peers.distrusted()
 
-    audit_id, named = await parts.store.write(work)
-    peers.trust_changed(peers.book.with_named(named))
+    audit_id, named, refused_keys = await parts.store.write(work)
+    peers.trust_changed(peers.book.with_named(named, refused_keys))
     return TrustAnswer(ok=True, key=peer.key, name=peer.name, changed=changed, audit_id=audit_id)
 
 
 async def untrust(fragment: str, parts: Trust, *, actor: str) -> TrustAnswer | Rejected:
-    """Trusts a key no longer; what it brought stays. Raises what `Store.write` raises, nothing changed."""
+    """Trusts a key no longer, whatever a roster says; what it brought stays.
+
+    Raises what `Store.write` raises, nothing changed.
+    """
     peers = parts.peers
     key = find_trusted(peers.book, fragment)
     if isinstance(key, Rejected):
@@ -71,12 +74,13 @@ async def untrust(fragment: str, parts: Trust, *, actor: str) -> TrustAnswer | R
     name = peers.book.called(key)
     entry = _entry(parts, "control.peers.untrust", actor, key, {"name": name})
 
-    def work(tx: Transaction) -> tuple[int, list[TrustedPeer]]:
+    def work(tx: Transaction) -> tuple[int, list[TrustedPeer], list[str]]:
         tx.peers.untrust(key)
-        return tx.audit.append(entry), tx.peers.trusted()
+        tx.peers.distrust(key, at=entry.at, by=actor)
+        return tx.audit.append(entry), tx.peers.trusted(), tx.peers.distrusted()
 
-    audit_id, named = await parts.store.write(work)
-    peers.trust_changed(peers.book.with_named(named))
+    audit_id, named, refused_keys = await parts.store.write(work)
+    peers.trust_changed(peers.book.with_named(named, refused_keys))
     return TrustAnswer(ok=True, key=key, name=name, changed=True, audit_id=audit_id)
 
 

@@ -13,6 +13,7 @@ from ambientd.core.signeditem import SignedItem
 from ambientd.flows.leases import Leases
 from ambientd.flows.policycache import ITEMS_MAX, PolicyCache
 from ambientd.flows.push import Pushing, Step
+from ambientd.ports.peers import RosterIntake
 from ambientd.wire.fleet_api_messages import ItemRow, ItemsAnswer
 from ambientd.wire.fleet_enums import ItemKind
 from ambientd.wire.policy_messages import PolicyItem
@@ -37,8 +38,8 @@ class _FailedError(Exception):
         self.step = step
 
 
-async def pull_policies(pushing: Pushing, cache: PolicyCache) -> Pulled:
-    """Policies and tombstones that are new, through the policy cache's own checks.
+async def pull_policies(pushing: Pushing, cache: PolicyCache, rosters: RosterIntake) -> Pulled:
+    """Policies and tombstones that are new, through the policy cache's own checks, and the owner's roster.
 
     The place is kept after each page, so nothing is skipped: what the cache cannot take now (read-only while
     the node is offline) is asked for again.
@@ -55,6 +56,10 @@ async def pull_policies(pushing: Pushing, cache: PolicyCache) -> Pulled:
                     return Pulled(seen=seen, taken=taken, refused=refused, step=_held(reports))
                 taken += sum(report.outcome.value in ("added", "replaced", "removed") for report in reports)
                 refused += sum(report.outcome.value == "refused" for report in reports)
+            listed = [item for row in page.items if row.kind is ItemKind.ROSTER and (item := _item(row))]
+            if listed:
+                outcome = await rosters.take(listed)
+                taken, refused = taken + outcome.taken, refused + outcome.refused
             seen += len(page.items)
             refused += bad
             if page.revision != revision:

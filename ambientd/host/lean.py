@@ -14,13 +14,14 @@ from types import ModuleType
 from typing import Any
 
 # Each was measured: 0.1 to 3 MiB. A module that something uses while it is imported gains nothing here.
-PUT_OFF = ("asyncio", "difflib", "idna", "ipaddress", "locale", "shutil", "ssl")
+PUT_OFF = ("asyncio", "difflib", "idna", "locale", "shutil", "ssl", "tokenize")
 # OpenSSL again, for digests that the interpreter has itself. Its own ones are slower on large data (240
 # instead of 1,270 MiB/s), which a backup can bear, and cost nothing else.
 _DIGESTS = "_hashlib"
 # Nothing here depends on it; where it happens to be installed msgspec would load it.
 _EXTRAS = "typing_extensions"
 _METADATA = "importlib.metadata"
+_ADDRESSES = "ipaddress"
 
 _removing = Lock()
 
@@ -59,6 +60,11 @@ def _version(name: str) -> str:
     return str(version if isinstance(version, str) else _real(_METADATA).version(name))
 
 
+def _ip_address(address: str) -> Any:
+    """trio-websocket takes this one name when it is imported, for what nobody asks of it here. 220 KiB."""
+    return _real(_ADDRESSES).ip_address(address)
+
+
 @contextmanager
 def without(*names: str) -> Iterator[None]:
     """Inside, an import of these fails, unless they are loaded; for libraries that can do without."""
@@ -76,9 +82,11 @@ def keep_lean(put_off: Sequence[str] = PUT_OFF) -> None:
     for name in put_off:
         if name not in sys.modules:
             sys.modules[name] = _Later(name)
+    # `from … import` asks each module for its path: that is no use of it either.
     if _METADATA not in sys.modules:
-        # `from … import` asks each module for its path: that is no use of it either.
         sys.modules[_METADATA] = _Later(_METADATA, version=_version, __path__=[])
+    if _ADDRESSES not in sys.modules:
+        sys.modules[_ADDRESSES] = _Later(_ADDRESSES, ip_address=_ip_address, __path__=[])
     with without(_DIGESTS, _EXTRAS):
         for name in ("hashlib", "hmac", "msgspec"):
             import_module(name)

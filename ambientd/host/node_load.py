@@ -3,8 +3,11 @@
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ambientd.core.pushbodies import Meters
+if TYPE_CHECKING:
+    from ambientd.core.pushbodies import Meters
+
 
 STAT, MEMINFO = "/proc/stat", "/proc/meminfo"
 _IDLE = (3, 4)  # idle and waiting for a disk, among the figures of the first line
@@ -20,8 +23,10 @@ class NodeLoad:
         self._meminfo = meminfo
         self._before: tuple[int, int] | None = None
 
-    def look(self) -> Meters:
+    def look(self) -> "Meters":
         """All loads; what cannot be read is None. Blocks for as long as a file system does."""
+        from ambientd.core.pushbodies import Meters  # which no node needs that has joined nothing
+
         return Meters(cpu=self._cpu(), memory=self._memory(), disk=self._disk())
 
     def _cpu(self) -> float | None:

@@ -299,7 +299,7 @@ class _Setting:
             hashes=hashes,
             randomness=os.urandom,
             new_id=_uuid,
-            rules=WorkRules(max_active=config.server.max_active_tasks),
+            rules=WorkRules(max_active=config.server.max_active_tasks, owner_share=config.server.owner_share),
             lookups=LookupsService(store),
         )
 

@@ -2,7 +2,6 @@
 
 from datetime import datetime
 from functools import lru_cache
-from http import HTTPStatus
 
 from ambientd.ports.clock import Clock
 from ambientd.ports.http import Response
@@ -13,6 +12,9 @@ LAST_CHUNK = b"0\r\n\r\n"
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _BODILESS = frozenset((204, 304))
+# What an idle node answers; beyond these `http` is loaded, which is 75 KiB.
+_USUAL = {200: "OK", 201: "Created", 202: "Accepted", 204: "No Content", 304: "Not Modified"}
+_USUAL |= {400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 503: "Service Unavailable"}
 
 
 def http_date(at: datetime) -> str:
@@ -37,14 +39,22 @@ class DateLine:
         return self._line
 
 
+def phrase_of(status: int) -> str:
+    """The words that go with a status: those of RFC 9110."""
+    if (usual := _USUAL.get(status)) is not None:
+        return usual
+    from http import HTTPStatus
+
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Unnamed"
+
+
 # Statuses times content types of our own routes: some dozens.
 @lru_cache(maxsize=256)
 def _prefix(status: int, content_type: str) -> bytes:
-    try:
-        phrase = HTTPStatus(status).phrase
-    except ValueError:
-        phrase = "Unnamed"
-    lines = [f"HTTP/1.1 {status} {phrase}", "Cache-Control: no-store"]
+    lines = [f"HTTP/1.1 {status} {phrase_of(status)}", "Cache-Control: no-store"]
     if status not in _BODILESS:
         lines.append(f"Content-Type: {content_type}")
     return "\r\n".join(lines).encode("latin-1") + b"\r\n"

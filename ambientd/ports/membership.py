@@ -1,10 +1,12 @@
 """What the API asks of the part that speaks with the control plane."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ambientd.core.rejection import Rejected
-from ambientd.ports.controlplane import ControlAnswer
 from ambientd.wire.outbox_messages import ControlSyncView, JoinRequest, MembershipView, OutboxView
+
+if TYPE_CHECKING:
+    from ambientd.ports.controlplane import ControlAnswer
 
 
 class ControlSync(Protocol):
@@ -36,5 +38,5 @@ class MembershipControl(ControlSync, Protocol):
     async def outbox(self) -> OutboxView:
         """What waits. Raises as `Store.read` does."""
 
-    async def ask(self, target: str) -> ControlAnswer | Rejected:
+    async def ask(self, target: str) -> "ControlAnswer | Rejected":
         """Asks the control plane as this node; refusals as ours."""

@@ -1,11 +1,12 @@
 """What the links to LAN peers need from outside: sockets that carry messages, and addresses."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from ambientd.config.peers import PeerAddress
 from ambientd.core.rejection import Rejected
+from ambientd.core.signeditem import SignedItem
 from ambientd.ports.errors import UnavailableError
 from ambientd.wire.peer_messages import PeersView, SyncRequest, SyncView
 
@@ -50,6 +51,25 @@ class PeerDialer(Protocol):
 
     def dial(self, address: PeerAddress) -> AbstractAsyncContextManager[PeerSocket]:
         """A socket for the length of a block. Raises PeerDialError; PeerGoneError passes through."""
+
+
+class RosterTaken(Protocol):
+    """What came of rosters that came down."""
+
+    @property
+    def taken(self) -> int:
+        """1 when one of them is in force now."""
+
+    @property
+    def refused(self) -> int:
+        """How many this node does not go by."""
+
+
+class RosterIntake(Protocol):
+    """Takes rosters of the control plane in."""
+
+    async def take(self, items: Sequence[SignedItem]) -> RosterTaken:
+        """The newest of them that is newer than the one that is kept. Raises as `Store` does."""
 
 
 class PeerListener(Protocol):

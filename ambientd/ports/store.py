@@ -5,42 +5,46 @@ may share one commit, each in its own savepoint. The call returns after the comm
 with nothing written. The function runs off the event loop and may be called only once.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from ambientd.core.alertrules import AlertRule, AlertScope
-from ambientd.core.alerts import AlertState
-from ambientd.core.analytics import DaySpan, KeptMatrix, MatrixFacts, MatrixQuery, Totals, UsageQuery
-from ambientd.core.ingest import StoredSession
-from ambientd.core.peerbook import PeerSeen, TrustedPeer
-from ambientd.core.peers.floors import Floors, SendLine, SignerFloor
-from ambientd.core.records import (
-    AgedSessions,
-    AuditLine,
-    Costable,
-    EventRecord,
-    KeptEvent,
-    KeptKey,
-    LedgerQuery,
-    LedgerSlice,
-    NewEvent,
-    NewSession,
-    PendingNotification,
-    PlacedEvent,
-    Removed,
-    RunRecord,
-    SessionChange,
-    SessionRecord,
-    TaskOutcome,
-    UsageRecord,
-)
-from ambientd.ports.audit import AuditRepository, IdentityRepository
-from ambientd.ports.delta_v import DeltaVRepository
-from ambientd.ports.leases import LeaseRepository
-from ambientd.ports.outbox import AssignmentRepository, OutboxRepository
-from ambientd.ports.policies import PolicyRepository
-from ambientd.wire.enums import AlertMetric
+if TYPE_CHECKING:
+    from ambientd.core.alertrules import AlertRule, AlertScope
+    from ambientd.core.alerts import AlertState
+    from ambientd.core.analytics import DaySpan, KeptMatrix, MatrixFacts, MatrixQuery, Totals, UsageQuery
+    from ambientd.core.ingest import StoredSession
+    from ambientd.core.peerbook import PeerSeen, TrustedPeer
+    from ambientd.core.peers.floors import Floors, SendLine, SignerFloor
+    from ambientd.core.records import (
+        AgedSessions,
+        AuditLine,
+        Costable,
+        EventRecord,
+        KeptEvent,
+        KeptKey,
+        LedgerQuery,
+        LedgerSlice,
+        NewEvent,
+        NewSession,
+        PendingNotification,
+        PlacedEvent,
+        Removed,
+        RunRecord,
+        SessionChange,
+        SessionRecord,
+        TaskOutcome,
+        UsageRecord,
+    )
+    from ambientd.core.signeditem import SignedItem
+    from ambientd.ports.audit import AuditRepository, IdentityRepository
+    from ambientd.ports.delta_v import DeltaVRepository
+    from ambientd.ports.leases import LeaseRepository
+    from ambientd.ports.outbox import AssignmentRepository, OutboxRepository
+    from ambientd.ports.policies import PolicyRepository
+    from ambientd.wire.enums import AlertMetric
 
 T = TypeVar("T")
 
@@ -332,6 +336,21 @@ class PeerRepository(Protocol):
     def untrust(self, key: str) -> bool:
         """Removes a key, and when it was seen; its floor stays. Whether it was there."""
 
+    def distrusted(self) -> list[str]:
+        """Keys that no roster makes trusted, by the operator's word."""
+
+    def distrust(self, key: str, *, at: datetime, by: str) -> None:
+        """No roster makes this key trusted any more; `trust` ends that."""
+
+    def roster(self) -> SignedItem | None:
+        """The newest roster of the control plane that was taken."""
+
+    def put_roster(self, item: SignedItem, revision: int, *, at: datetime) -> None:
+        """Takes the place of the one before."""
+
+    def drop_roster(self) -> bool:
+        """Forgets it; whether there was one."""
+
     def floors(self) -> Floors | None:
         """What must not be taken again; None before `begin`."""
 
@@ -402,6 +421,8 @@ class Transaction(Protocol):
     def delta_v(self) -> DeltaVRepository: ...
     @property
     def migrations(self) -> MigrationRepository: ...
+    def is_joined(self) -> bool:
+        """Whether changes are noted for a control plane, as `outbox.state` says as well."""
 
 
 class StoreFacts(Protocol):

@@ -11,9 +11,10 @@ from ambientd.wire.fleet_enums import AwayPolicy
 
 _COLUMNS = (
     "task_id, attempt, task_type, away_policy, away_after_ms, state, session_id, lease_id, stop_cause,"
-    " result_json, told, given_at, ended_at"
+    " result_json, told, given_at, ended_at, limit_ms, begun_boot_id, begun_boot_ms"
 )
-_PUT = f"INSERT OR REPLACE INTO assignments ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"  # noqa: S608 - constants
+_MARKS = ", ".join("?" * (_COLUMNS.count(",") + 1))
+_PUT = f"INSERT OR REPLACE INTO assignments ({_COLUMNS}) VALUES ({_MARKS})"  # noqa: S608 - constants
 _READ = f"SELECT {_COLUMNS} FROM assignments"  # noqa: S608 - constants
 _OPEN = f"{_READ} WHERE told <> 'ended' ORDER BY given_at, task_id"
 _FORGET = (
@@ -52,6 +53,9 @@ class SqliteAssignments:
             assignment.told.value,
             assignment.given_at,
             assignment.ended_at,
+            whole(assignment.limit_ms, "limit_ms"),
+            text(assignment.begun_boot_id, "begun_boot_id"),
+            whole(assignment.begun_boot_ms, "begun_boot_ms"),
         )
         with constraints(f"assignment {assignment.task_id}"):
             self._connection.execute(_PUT, row)
@@ -88,4 +92,7 @@ def _assignment(row: tuple[Any, ...]) -> Assignment:
         told=Told(row[10]),
         given_at=row[11],
         ended_at=row[12],
+        limit_ms=row[13],
+        begun_boot_id=row[14],
+        begun_boot_ms=row[15],
     )

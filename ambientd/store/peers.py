@@ -1,6 +1,7 @@
 """Trusted peers, how far senders have counted, and when peers were seen, in SQLite."""
 
 from collections.abc import Sequence
+from datetime import datetime
 
 import apsw
 import msgspec
@@ -8,6 +9,7 @@ import msgspec
 from ambientd.core.ed25519 import parse_key, show_key
 from ambientd.core.peerbook import PeerSeen, TrustedPeer
 from ambientd.core.peers.floors import Floors, LineFloor, SendLine, SignerFloor, merged
+from ambientd.core.signeditem import SignedItem
 from ambientd.core.timefmt import parse_rfc3339, rfc3339_ms
 from ambientd.store.faults import constraints, text, whole
 
@@ -56,11 +58,46 @@ class SqlitePeers:
         row = (text(peer.key, "key"), text(peer.name, "name"), rfc3339_ms(peer.added_at), peer.added_by)
         with constraints("trusted peer"):
             self._connection.execute(_TRUST, row)
+        self._connection.execute("DELETE FROM peer_distrust WHERE key = ?", row[:1])
 
     def untrust(self, key: str) -> bool:
         """Removes a key, and when it was seen; its floor stays. Whether it was there."""
         self._connection.execute("DELETE FROM peer_seen WHERE key = ?", (key,))
         self._connection.execute("DELETE FROM peer_trust WHERE key = ?", (key,))
+        return bool(self._connection.changes())
+
+    def distrusted(self) -> list[str]:
+        """Keys that no roster makes trusted."""
+        return [str(key) for (key,) in self._connection.execute("SELECT key FROM peer_distrust ORDER BY key")]
+
+    def distrust(self, key: str, *, at: datetime, by: str) -> None:
+        """No roster makes this key trusted, until it is trusted by name again."""
+        with constraints("distrusted peer"):
+            self._connection.execute(
+                "INSERT INTO peer_distrust (key, added_at, added_by) VALUES (?, ?, ?) ON CONFLICT DO NOTHING",
+                (text(key, "key"), rfc3339_ms(at), by),
+            )
+
+    # --- the roster
+
+    def roster(self) -> SignedItem | None:
+        """The newest roster that was taken."""
+        row = self._connection.execute("SELECT body, issuer, signature FROM peer_roster").fetchone()
+        return None if row is None else SignedItem(*map(bytes, row))
+
+    def put_roster(self, item: SignedItem, revision: int, *, at: datetime) -> None:
+        """Takes the place of the one before."""
+        row = (whole(revision, "revision"), item.body, item.issuer, item.signature, rfc3339_ms(at))
+        with constraints("roster"):
+            self._connection.execute(
+                "INSERT OR REPLACE INTO peer_roster (id, revision, body, issuer, signature, taken_at)"
+                " VALUES (1, ?, ?, ?, ?, ?)",
+                row,
+            )
+
+    def drop_roster(self) -> bool:
+        """Forgets it; whether there was one."""
+        self._connection.execute("DELETE FROM peer_roster")
         return bool(self._connection.changes())
 
     # --- floors

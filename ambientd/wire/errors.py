@@ -28,6 +28,9 @@ _ROWS = (
     ErrorCode("NOT_AUTHORIZED", 403, exits.NOT_PERMITTED, False, "This user may not do that on this node."),
     ErrorCode("NOT_AUTHENTICATED", 401, exits.NOT_PERMITTED, False, "No valid credentials came with it."),
     ErrorCode("CONFLICT", 409, exits.WRONG_STATE, False, "Contradicts what is there; nothing was written."),
+    ErrorCode(
+        "QUOTA_EXCEEDED", 409, exits.WRONG_STATE, False, "The account has as many of these as it may have."
+    ),
     ErrorCode("NO_NODE_FREE", 503, exits.UNREACHABLE, True, "No node can take it just now; it waits."),
     ErrorCode("REPLAYED", 409, exits.WRONG_STATE, False, "A request with this number was taken before."),
     ErrorCode("NOT_FOUND", 404, exits.NOT_FOUND, False, "Nothing has that id or path."),

@@ -43,10 +43,11 @@ class RefreshRequest(msgspec.Struct):
 
 
 class PasswordRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """`POST /api/v1/auth/password`: the old one and the new one."""
+    """`POST /api/v1/auth/password`: the old one and the new one. API keys go on unless `revoke_api_keys`."""
 
     old_password: str
     new_password: str
+    revoke_api_keys: bool = False
 
 
 class TokensAnswer(msgspec.Struct):

@@ -2,6 +2,11 @@
 
 from enum import StrEnum
 
+from ambientd.wire import fleet_states
+
+NodeStatus = fleet_states.NodeStatus
+TaskStatus = fleet_states.TaskStatus
+
 
 class Role(StrEnum):
     """What a user account may do."""
@@ -20,24 +25,6 @@ class NodeType(StrEnum):
     OPEN_INTERNET = "open_internet"
     FEEN_RESONATOR = "feen_resonator"
     ANY = "any"
-
-
-class NodeStatus(StrEnum):
-    """Where a node stands. A report makes any but a rejected node `online` again."""
-
-    ONLINE = "online"
-    UNKNOWN = "unknown"
-    OFFLINE = "offline"
-    REJECTED = "rejected"
-
-
-class TaskStatus(StrEnum):
-    """Life of a task: `pending` while nodes are missing, `running`, then one of the last two for good."""
-
-    PENDING = "pending"
-    RUNNING = "running"
-    COMPLETED = "completed"
-    FAILED = "failed"
 
 
 TASK_ENDED = frozenset({TaskStatus.COMPLETED, TaskStatus.FAILED})

@@ -8,12 +8,13 @@ NAME_MAX = 64
 
 
 class PeerView(msgspec.Struct, omit_defaults=True):
-    """One key. `trusted` tells who said so: `configuration`, `operator`, or nothing for a stranger.
+    """One key. `trusted` tells who said so: `configuration`, `operator`, `roster` (the control
+    plane's), or nothing for a stranger.
 
     `state` is `linked`, `away` or `stranger`. `agrees`: whether it holds the same policies, as far as is
     known. `synced_at`: when a comparison with it last ended, or both were last seen to hold the same.
     `clock_offset_ms` is its clock less ours. `refused` counts its messages by reason code, since the start.
-    `called` is the operator's name for it.
+    `called` is the operator's name for it, else the id that the roster gives it.
     """
 
     key: str

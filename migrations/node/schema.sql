@@ -76,13 +76,16 @@ CREATE TABLE assignments (
     state TEXT NOT NULL CHECK (state IN ('starting', 'running', 'completed', 'failed', 'stopped')),
     session_id TEXT CHECK (session_id <> ''),
     lease_id TEXT CHECK (lease_id <> ''),
-    stop_cause TEXT CHECK (stop_cause IN ('away', 'verdict')),
+    stop_cause TEXT CHECK (stop_cause IN ('away', 'verdict', 'time_limit')),
     result_json TEXT CHECK (json_valid(result_json)),
     told TEXT NOT NULL DEFAULT 'nothing' CHECK (told IN ('nothing', 'in_progress', 'ended')),
     given_at TEXT NOT NULL
         CHECK (given_at GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9]Z'),
     ended_at TEXT
         CHECK (ended_at GLOB '[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9].[0-9][0-9][0-9]Z'),
+    limit_ms INTEGER CHECK (limit_ms > 0),
+    begun_boot_id TEXT CHECK (begun_boot_id <> ''),
+    begun_boot_ms INTEGER CHECK (begun_boot_ms >= 0),
     CHECK ((ended_at IS NOT NULL) = (state IN ('completed', 'failed', 'stopped')))
 ) STRICT;
 
@@ -316,12 +319,27 @@ CREATE TABLE outbox_streams (
     refused INTEGER NOT NULL DEFAULT 0 CHECK (refused >= 0)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE peer_distrust (
+    key TEXT NOT NULL PRIMARY KEY CHECK (key GLOB 'ed25519:*' AND length(key) = 72),
+    added_at TEXT NOT NULL,
+    added_by TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE peer_floors (
     key TEXT NOT NULL PRIMARY KEY,
     version INTEGER NOT NULL CHECK (version >= 0),
     since_ms INTEGER NOT NULL CHECK (since_ms >= 0),
     lines_json TEXT NOT NULL CHECK (json_valid(lines_json))
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE peer_roster (
+    id INTEGER NOT NULL PRIMARY KEY CHECK (id = 1),
+    revision INTEGER NOT NULL CHECK (revision >= 1),
+    body BLOB NOT NULL CHECK (length(body) <= 16384),
+    issuer BLOB NOT NULL CHECK (length(issuer) = 32),
+    signature BLOB NOT NULL CHECK (length(signature) = 64),
+    taken_at TEXT NOT NULL
+) STRICT;
 
 CREATE TABLE peer_seen (
     key TEXT NOT NULL PRIMARY KEY,

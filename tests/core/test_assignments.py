@@ -19,6 +19,8 @@ from ambientd.core.assignments import (
     read_order,
     steps_of,
 )
+from ambientd.core.timefmt import parse_rfc3339, to_ms
+from ambientd.core.trustedtime import Trusted
 from ambientd.wire.enums import TERMINAL, SessionStatus
 from ambientd.wire.fleet_enums import AwayPolicy, Verdict
 
@@ -36,6 +38,12 @@ def held(
         "given_at": AT,
     }
     return Assignment(task_id=task_id, state=state, **(facts | fields))
+
+
+def time(*, wall_ms: int = 0, boot_ms: int = 0, boot: str = "boot-1") -> Trusted:
+    """`wall_ms` after what is held was given."""
+    now_ms = to_ms(parse_rfc3339(AT)) + wall_ms
+    return Trusted(earliest_ms=now_ms, latest_ms=None, now_ms=now_ms, boot_ms=boot_ms, boot_id=boot)
 
 
 def offered(task_id: str = "t", attempt: int = 1) -> Offered:
@@ -112,11 +120,33 @@ def test_only_the_policy_stop_ends_work_and_only_after_its_time() -> None:
         ),
         held("ending", away_policy=AwayPolicy.STOP, away_after_ms=1, stop_cause=StopCause.AWAY),
     ]
-    assert overdue(many, 59_999) == []
-    assert next_overdue(many, 59_000) == 1_000
-    assert overdue(many, 60_000) == ["stop"]
-    assert next_overdue(many, 10**9) == 0
-    assert next_overdue(many[:2], 10**9) is None
+    assert overdue(many, 59_999, time()) == {}
+    assert next_overdue(many, 59_000, time()) == 1_000
+    assert overdue(many, 60_000, time()) == {"stop": StopCause.AWAY}
+    assert next_overdue(many, 10**9, time()) == 0
+    assert next_overdue(many[:2], 10**9, time()) is None
+
+
+def test_a_session_runs_for_its_time_by_the_boot_clock_and_no_longer() -> None:
+    one = held(session_id="s", limit_ms=60_000, begun_boot_id="boot-1", begun_boot_ms=5_000)
+    assert next_overdue([one], 0, time(wall_ms=10**7, boot_ms=64_000)) == 1_000
+    assert overdue([one], 0, time(wall_ms=10**7, boot_ms=64_999)) == {}
+    assert overdue([one], 0, time(wall_ms=-(10**7), boot_ms=65_000)) == {"t": StopCause.TIME_LIMIT}
+    assert overdue([one], 0, time(wall_ms=59_999, boot_ms=10**9, boot="boot-2")) == {}
+    assert overdue([one], 0, time(wall_ms=60_000, boot_ms=0, boot="boot-2")) == {"t": StopCause.TIME_LIMIT}
+
+
+def test_leases_and_what_has_ended_or_not_begun_have_no_time_limit() -> None:
+    ended = held(state=AssignmentState.COMPLETED, ended_at=AT, session_id="s", limit_ms=1)
+    waiting = held(state=AssignmentState.STARTING, limit_ms=1)
+    lease = held(lease_id="l", limit_ms=1)
+    assert next_overdue([ended, waiting, lease], 0, time(wall_ms=10**9)) is None
+
+
+def test_the_reason_that_came_first_is_the_reason() -> None:
+    one = held(session_id="s", limit_ms=60_000, away_policy=AwayPolicy.STOP, away_after_ms=60_000)
+    assert overdue([one], 61_000, time(wall_ms=62_000)) == {"t": StopCause.TIME_LIMIT}
+    assert overdue([one], 62_000, time(wall_ms=61_000)) == {"t": StopCause.AWAY}
 
 
 def test_what_becomes_of_a_task_whose_session_ends() -> None:

@@ -25,6 +25,19 @@ def test_a_book_has_both_kinds_of_keys_and_knows_which() -> None:
     assert BOOK.called(KEYS[1]) == "edge-01"
 
 
+def test_a_roster_adds_keys_and_the_operators_word_stands_over_it() -> None:
+    listed = {KEYS[0]: "a", KEYS[1]: "b", KEYS[3]: "edge-03"}
+    book = BOOK.with_listed(listed)
+    assert [book.source(key) for key in KEYS] == ["configuration", "operator", "operator", "roster"]
+    assert [book.called(KEYS[1]), book.called(KEYS[3])] == ["edge-01", "edge-03"]
+    assert find_trusted(book, "edge-03") == KEYS[3]
+    refused = book.with_named(book.named.values(), [KEYS[3], KEYS[0]])
+    assert {show_key(key) for key in refused.keys} == set(KEYS[:3])
+    assert (refused.source(KEYS[3]), refused.called(KEYS[3])) == ("", "")
+    assert refused.with_listed({}).with_listed(listed) == refused
+    assert refused.with_named([]).refused == refused.refused
+
+
 @pytest.mark.parametrize(
     ("key", "name"),
     [

@@ -246,7 +246,7 @@ class Cast:
 
 def _addresses() -> Any:
     for number in itertools.count():
-        yield f"2001:db8::{number % 60_000:x}"
+        yield f"2001:db8:0:{number % 60_000:x}::1"
 
 
 _ADDRESSES = _addresses()

@@ -123,8 +123,13 @@ def _key_routes(accounts: Accounts) -> tuple[Route, ...]:
         )
 
     async def password(person: Person, _request: Request, body: PasswordRequest) -> Answer:
-        refused = await accounts.change_password(person.user_id, body.old_password, body.new_password)
-        return refused or DoneAnswer("password changed; log in again everywhere")
+        revoked = await accounts.change_password(
+            person.user_id, body.old_password, body.new_password, revoke_keys=body.revoke_api_keys
+        )
+        if isinstance(revoked, Rejected):
+            return revoked
+        keys = f"{revoked} API keys revoked" if body.revoke_api_keys else "API keys go on"
+        return DoneAnswer(f"password changed; log in again everywhere; {keys}")
 
     async def list_keys(person: Person, _request: Request) -> Answer:
         return ApiKeysAnswer([view_key(key) for key in await accounts.keys(person.user_id)])
@@ -154,7 +159,7 @@ def _key_routes(accounts: Accounts) -> tuple[Route, ...]:
             method="POST",
             path=f"{AUTH}/password",
             handler=for_people(password),
-            summary="Changes the password and revokes every token of the account.",
+            summary="Changes the password and revokes every token of the account; API keys if asked for.",
             access=Access.WRITE,
             body=PasswordRequest,
             answers={200: DoneAnswer},

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -10,10 +11,13 @@ from ambientd.api.fleet.principal import API_KEY_HEADER, bearer_of
 from ambientd.core.fleet.ratelimit import RateLimiter, Tier, client_of, tier_of
 from ambientd.core.fleet.throttle import Override
 from ambientd.core.fleet.tokens import TokenKind, kind_of
-from ambientd.core.site import Network, client_address
+from ambientd.core.site import client_address
 from ambientd.flows.fleet.throttle import Throttle
 from ambientd.ports.clock import Clock
 from ambientd.ports.http import Application, Caller, Request, Response, Turned
+
+if TYPE_CHECKING:
+    from ambientd.core.site import Network
 
 _ALWAYS = (
     ("X-Content-Type-Options", "nosniff"),
@@ -32,7 +36,7 @@ UNLIMITED = frozenset({"/livez", "/readyz", "/api/v1/health"})
 class FleetDoor:
     """`ports.http.Door`: reads whose address counts; tokens are looked at with the whole request."""
 
-    def __init__(self, proxies: Sequence[Network]) -> None:
+    def __init__(self, proxies: "Sequence[Network]") -> None:
         """`proxies` are believed in what they say of the client's address."""
         self._proxies = tuple(proxies)
 

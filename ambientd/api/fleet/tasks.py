@@ -45,7 +45,10 @@ def _changing_routes(
 ) -> tuple[Route, ...]:
     async def submit(person: Person, _request: Request, body: TaskSubmission) -> Answer:
         task = check_submission(body, task_id=new_id(), creator_id=person.user_id, at=now())
-        return task if isinstance(task, Rejected) else created(view_task(await tasks.submit(task)))
+        if isinstance(task, Rejected):
+            return task
+        made = await tasks.submit(task)
+        return made if isinstance(made, Rejected) else created(view_task(made))
 
     async def delete(person: Person, request: Request) -> Answer:
         task_id = task_id_of(request.params["task_id"])

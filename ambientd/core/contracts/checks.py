@@ -1,13 +1,17 @@
 """Checks of single values: each answers the checked value, or None after it has named the problem."""
 
+from __future__ import annotations
+
 import math
 import re
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ambientd.core.contracts.adapters import Given
 from ambientd.core.contracts.problems import Found
 from ambientd.core.timefmt import parse_rfc3339
+
+if TYPE_CHECKING:
+    from ambientd.core.contracts.adapters import Given
 
 LINE_MAX = 256  # characters of an id, a name, a word
 TITLE_MAX = 1_000

@@ -3,14 +3,17 @@
 import ipaddress
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ambientd.core.fleet.checks import Problems
 from ambientd.core.fleet.ratelimit import Rate, Tier
 from ambientd.core.rejection import Rejected
-from ambientd.core.site import Network
 from ambientd.wire.fleet_admin_messages import ThrottleRequest
+
+if TYPE_CHECKING:
+    from ambientd.core.site import Network
 
 OVERRIDES_MAX = 500  # at a time: more are a matter for the configuration
 RPM = (1, 1_000_000)
@@ -28,7 +31,7 @@ class Override(msgspec.Struct, frozen=True, kw_only=True):
     override_id: str
     tier: Tier
     rate: Rate
-    network: Network | None = None
+    network: "Network | None" = None
     user_id: str | None = None
     reason: str | None = None
     created_by: str
@@ -47,7 +50,7 @@ class _Networks:
     def __init__(self) -> None:
         self._by_length: dict[int, dict[int, Override]] = {}
 
-    def add(self, network: Network, override: Override) -> None:
+    def add(self, network: "Network", override: Override) -> None:
         shift = network.max_prefixlen - network.prefixlen
         found = self._by_length.setdefault(shift, {})
         found[int(network.network_address) >> shift] = override
@@ -130,7 +133,7 @@ def check_override(body: ThrottleRequest, *, override_id: str, by: str, at: date
     )
 
 
-def _network(problems: Problems, body: ThrottleRequest) -> Network | None:
+def _network(problems: Problems, body: ThrottleRequest) -> "Network | None":
     if (body.client is None) is (body.user_id is None):
         problems.add("client", "required", "exactly one of client and user_id must be given")
         return None

@@ -37,6 +37,8 @@ from ambientd.wire.fleet_enums import Role
 
 DEFAULT_SCOPES = ("tasks:read", "tasks:write")
 KEYS_MAX = 50  # of one user, still good
+USED_MAX = 10_000  # keys whose use is kept in mind until it is written; more are not noted
+USED_STEP = 500  # rows of one transaction
 _WRONG = Rejected("NOT_AUTHENTICATED", "the user name or the password is wrong")
 
 
@@ -86,6 +88,7 @@ class Accounts:
         self._new_id = new_id
         self._lifetimes = lifetimes
         self._open = open_registration
+        self._used: dict[str, datetime] = {}
 
     # --- people
 
@@ -171,8 +174,11 @@ class Accounts:
 
         return await self._store.write(work)
 
-    async def change_password(self, user_id: str, old: str, new: str) -> Rejected | None:
-        """Sets a new password and revokes every token of the account."""
+    async def change_password(
+        self, user_id: str, old: str, new: str, *, revoke_keys: bool = False
+    ) -> int | Rejected:
+        """Sets a new password and revokes every token of the account, and its API keys if that is asked for;
+        how many of those."""
         problems = tuple(check_password(new))
         if problems:
             return Rejected("VALIDATION_ERROR", "the new password is not valid", problems)
@@ -182,12 +188,12 @@ class Accounts:
         fresh = await self._passwords.hash(new)
         now = self._clock.now()
 
-        def work(tx: FleetTransaction) -> Rejected | None:
+        def work(tx: FleetTransaction) -> int | Rejected:
             if tx.users.password_hash(user_id) != stored:
                 return _WRONG
             tx.users.set_password(user_id, fresh)
             tx.tokens.revoke_user(user_id, now, "password changed")
-            return None
+            return tx.users.revoke_keys(user_id, now) if revoke_keys else 0
 
         return await self._store.write(work)
 
@@ -268,17 +274,19 @@ class Accounts:
             return None
         token_hash = self._hashes.of(kind, token)
 
-        def find(tx: FleetTransaction) -> Caller | None:
+        def find(tx: FleetTransaction) -> tuple[str | None, Caller | None]:
             if kind is TokenKind.ACCESS:
-                return tx.tokens.caller_of_access(token_hash)
-            found = tx.users.caller_of_key(token_hash)
-            return None if found is None else found[1]
+                return None, tx.tokens.caller_of_access(token_hash)
+            return tx.users.caller_of_key(token_hash) or (None, None)
 
-        caller = await self._store.read(find)
+        key_id, caller = await self._store.read(find)
         if caller is None or caller.revoked_at is not None:
             return None
-        if caller.expires_at is not None and self._clock.now() >= caller.expires_at:
+        now = self._clock.now()
+        if caller.expires_at is not None and now >= caller.expires_at:
             return None
+        if key_id is not None and (key_id in self._used or len(self._used) < USED_MAX):
+            self._used[key_id] = now
         return caller
 
     # --- API keys
@@ -301,6 +309,23 @@ class Accounts:
     async def keys(self, user_id: str) -> list[ApiKeyRecord]:
         """The keys of an account, without their secrets."""
         return await self._store.read(lambda tx: tx.users.keys(user_id))
+
+    async def write_used(self) -> int:
+        """Writes when keys were used since the last time, for all of them together: no request waits for it.
+        How many keys. Raises as `FleetStore` does; nothing is forgotten then."""
+        used = sorted(self._used.items())  # in one order, so that two processes never wait crosswise
+        for first in range(0, len(used), USED_STEP):
+            some = used[first : first + USED_STEP]
+
+            def work(tx: FleetTransaction, some: list[tuple[str, datetime]] = some) -> None:
+                for key_id, at in some:
+                    tx.users.note_key_used(key_id, at)
+
+            await self._store.write(work)
+            for key_id, at in some:
+                if self._used.get(key_id) == at:
+                    del self._used[key_id]
+        return len(used)
 
     async def revoke_key(self, user_id: str, key_id: str) -> bool:
         """False when the account has no such key that is still good."""

@@ -92,9 +92,22 @@ class Tasks:
 
     # --- of people
 
-    async def submit(self, task: NewTask) -> TaskRecord:
-        """Adds a task that was found valid and gives it to the nodes that can take it."""
-        return await self._store.write(lambda tx: submit(tx, task, self._rules))
+    async def submit(self, task: NewTask) -> TaskRecord | Rejected:
+        """Adds a task that was found valid and gives it to the nodes that can take it, unless its creator has
+        as many open ones as may be."""
+        most = self._rules.max_open
+
+        def work(tx: FleetTransaction) -> TaskRecord | Rejected:
+            tx.assignments.lock()
+            if tx.tasks.open_of(task.creator_id) >= most:
+                return Rejected(
+                    "QUOTA_EXCEEDED",
+                    f"this account has {most} tasks that have not ended (server.max_open_tasks);"
+                    " wait for some, or delete them",
+                )
+            return submit(tx, task, self._rules)
+
+        return await self._store.write(work)
 
     async def get(
         self, task_id: str, *, creator_id: str | None = None, node: Reach | None = None

@@ -13,10 +13,13 @@ import msgspec
 
 from ambientd.core.fleet.assign import (
     MAX_ACTIVE_PER_NODE,
+    OWNER_SHARE,
     Candidate,
+    Room,
     can_take,
     choose,
     is_able,
+    room_of,
     status_for,
 )
 from ambientd.core.fleet.reconcile import Reconciled, reconcile, surplus
@@ -39,13 +42,23 @@ from ambientd.wire.fleet_enums import (
 
 CANDIDATES_PAGE = 256  # looked at in one query; the search goes on until enough are found
 PENDING_LOOKED_AT = 500  # pending tasks that are offered to a node that has become free
+MAX_OPEN = 10_000  # tasks of one account that have not ended: each takes room, and is looked at again
 FREED_MAX = 4  # nodes that are offered pending tasks at once
 
 
 class WorkRules(msgspec.Struct, frozen=True, kw_only=True):
-    """How much a node is given. `max_active`: tasks at once."""
+    """How much a node is given, and how much an account may ask for. `max_active`: tasks of a node at once;
+    `owner_share` of these places are kept for its owner; `max_open`: tasks of an account that have not ended.
+    """
 
     max_active: int = MAX_ACTIVE_PER_NODE
+    owner_share: float = OWNER_SHARE
+    max_open: int = MAX_OPEN
+
+    @property
+    def room(self) -> Room:
+        """The same in places."""
+        return room_of(self.max_active, self.owner_share)
 
 
 def submit(tx: FleetTransaction, task: NewTask, rules: WorkRules) -> TaskRecord:
@@ -56,7 +69,7 @@ def submit(tx: FleetTransaction, task: NewTask, rules: WorkRules) -> TaskRecord:
 
 
 def offer(tx: FleetTransaction, task_id: str, at: datetime, rules: WorkRules) -> TaskRecord:
-    """Gives an open task to as many nodes as it misses, oldest registration first, and sets its status.
+    """Gives an open task to as many nodes as it misses, see `_find`, and sets its status.
 
     Returns the task as it stands then; raises LookupError when it is gone.
     """
@@ -73,7 +86,8 @@ def offer(tx: FleetTransaction, task_id: str, at: datetime, rules: WorkRules) ->
 def _find(
     tx: FleetTransaction, task: TaskRecord, kind: TaskType, missing: int, rules: WorkRules
 ) -> list[str]:
-    """Up to so many nodes that can take a task, oldest registration first."""
+    """Up to so many nodes that can take a task: of a page of them, oldest registration first, those with the
+    fewest tasks."""
     found: list[str] = []
     owner = task.creator_id if kind.own_nodes else None
     after: tuple[datetime, str] | None = None
@@ -86,7 +100,7 @@ def _find(
             missing=wanted,
             candidates=page,
             creator_id=task.creator_id,
-            most=rules.max_active,
+            room=rules.room,
         )
         if len(page) < CANDIDATES_PAGE:
             break
@@ -112,11 +126,11 @@ def offer_to_node(tx: FleetTransaction, node_id: str, at: datetime, rules: WorkR
             continue
         if node.active >= rules.max_active:
             break
-        if can_take(node, kind, task.requirements, creator_id=task.creator_id, most=rules.max_active):
+        if can_take(node, kind, task.requirements, creator_id=task.creator_id, room=rules.room):
             tx.assignments.attach(task.task_id, node_id, at)
             _settle(tx, task.task_id, at)
             given.append(task.task_id)
-            node = _busier(node, exclusive=kind.exclusive)
+            node = _busier(node, exclusive=kind.exclusive, foreign=task.creator_id != node.owner_id)
     return given
 
 
@@ -127,8 +141,13 @@ def offer_to_freed(tx: FleetTransaction, nodes: Iterable[str], at: datetime, rul
         offer_to_node(tx, node_id, at, rules)
 
 
-def _busier(node: Candidate, *, exclusive: bool) -> Candidate:
-    return msgspec.structs.replace(node, active=node.active + 1, connected=node.connected or exclusive)
+def _busier(node: Candidate, *, exclusive: bool, foreign: bool) -> Candidate:
+    return msgspec.structs.replace(
+        node,
+        active=node.active + 1,
+        foreign=node.foreign + int(foreign),
+        connected=node.connected or exclusive,
+    )
 
 
 def offer_pending(

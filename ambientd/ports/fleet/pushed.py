@@ -46,6 +46,12 @@ class ItemRepository(Protocol):
     def revision(self) -> int:
         """The highest revision, 0 when there is none."""
 
+    def of_kind(self, kind: ItemKind) -> list[FleetItem]:
+        """All items of a kind, in order."""
+
+    def keep_newest(self, kind: ItemKind, subject: str, revision: int) -> int:
+        """Removes what items of a kind said of a subject before this one; how many went."""
+
     def begin_era(self) -> int:
         """An older copy of the database was put in its place: from now on revisions are given that nobody
         was given since (see `core.fleet.era`). Returns the counter."""

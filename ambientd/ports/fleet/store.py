@@ -44,6 +44,7 @@ from ambientd.core.fleet.records import (
     TaskWork,
     UserRecord,
 )
+from ambientd.core.fleet.timelimit import LatePart
 from ambientd.ports.fleet.pushed import (
     ControlAuditRepository,
     ItemRepository,
@@ -94,10 +95,13 @@ class UserRepository(Protocol):
         """The key's id and who it stands for, also when it is revoked or has expired."""
 
     def note_key_used(self, key_id: str, at: datetime) -> None:
-        """Remembers the use of a key."""
+        """Remembers the use of a key; never an earlier one than is known."""
 
     def revoke_key(self, user_id: str, key_id: str, at: datetime) -> bool:
         """False when the user has no such key that is still good."""
+
+    def revoke_keys(self, user_id: str, at: datetime) -> int:
+        """Revokes all of a user's keys that were not; how many."""
 
 
 class TokenRepository(Protocol):
@@ -161,6 +165,10 @@ class DeviceRepository(Protocol):
 
     def credentials(self, node_id: str) -> list[DeviceCredential]:
         """A node's credentials, newest first."""
+
+    def keys_of_owners(self) -> list[tuple[str, str, bytes]]:
+        """Owner, node and key of every credential that is good, of nodes that are neither deleted nor
+        rejected."""
 
     def advance(self, credential_id: str, seq: int) -> int | None:
         """Takes a request's number. None when it was taken; else the last one taken, which is not lower."""
@@ -232,6 +240,9 @@ class TaskRepository(Protocol):
 
     def page(self, query: TaskQuery) -> list[TaskRecord]:
         """One page of tasks."""
+
+    def open_of(self, creator_id: str) -> int:
+        """How many of a creator's tasks have not ended."""
 
     def work(self, task_id: str) -> TaskWork | None:
         """Inputs and module of a task."""
@@ -327,6 +338,10 @@ class AssignmentRepository(Protocol):
 
     def away(self, limit: int, after: tuple[str, str] = ("", "")) -> list[AwayAssignment]:
         """Current assignments of tasks that do not wait, on nodes that are not online, by (task, node)."""
+
+    def late(self, now: datetime, limit: int, after: tuple[str, str] = ("", "")) -> list[LatePart]:
+        """Parts of running tasks that go on although their time is over, on nodes that are online, by (node,
+        task). What a node has not begun counts from when its task ran."""
 
 
 class ConnectRepository(Protocol):

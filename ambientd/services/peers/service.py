@@ -211,8 +211,10 @@ class PeersService:
         """Reads what is kept, then dials and listens until cancelled. Raises as the store does."""
         await self._counting.load(to_ms(self._clock.now()))
         await self.holdings.load()
-        named, seen = await self._store.read(lambda tx: (tx.peers.trusted(), tx.peers.seen()))
-        self.book = self.book.with_named(named)
+        named, refused, seen = await self._store.read(
+            lambda tx: (tx.peers.trusted(), tx.peers.distrusted(), tx.peers.seen())
+        )
+        self.book = self.book.with_named(named, refused)
         self.seen = {peer.key: peer for peer in seen}
         self.dials = DialBook(
             self.settings.static,

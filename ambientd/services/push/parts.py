@@ -14,6 +14,7 @@ from ambientd.flows.push import Pushing, Step
 from ambientd.ports.autonomy import ConnectivityView
 from ambientd.ports.clock import Clock
 from ambientd.ports.controlplane import MembershipFile
+from ambientd.ports.peers import RosterIntake
 from ambientd.ports.store import Store
 from ambientd.services.push.link import DeviceLink
 from ambientd.services.supervise import Log
@@ -39,6 +40,7 @@ class PushParts(msgspec.Struct, frozen=True, kw_only=True):
     build_link: Callable[[Membership], DeviceLink]
     build_work: Callable[[Pushing], Work]
     policies: PolicyCache
+    rosters: RosterIntake
     look_at_time: Callable[[], Trusted]
     condition: Callable[[], Awaitable[Condition]]
     settings: Callable[[], PushSettings]

@@ -238,7 +238,7 @@ class PushService:
         times = [self._beat_at]
         if self._may_send():
             times.append(self._next_round())
-        left = next_overdue(self._held, self._away())
+        left = self._left()
         if left is not None:
             times.append(trio.current_time() + left / 1000)
         return min(times)
@@ -330,11 +330,15 @@ class PushService:
     def _away(self) -> int:
         return away_ms(self._contact, self._parts.look_at_time())
 
+    def _left(self) -> int | None:
+        return next_overdue(self._held, self._away(), self._parts.look_at_time())
+
     async def _end_overdue(self) -> None:
-        if self._work is None or next_overdue(self._held, self._away()) != 0:
+        if self._work is None or self._left() != 0:
             return
-        count = await work_flow.stop_overdue(self._work, self._away())
-        self._parts.log.warning("assignments.stopped_away", tasks=count)
+        causes = await work_flow.stop_overdue(self._work, self._away())
+        if causes:
+            self._parts.log.warning("assignments.stopped", tasks=len(causes), causes=sorted(set(causes)))
         await self._read_held()
 
     async def _end_again(self) -> None:
@@ -527,7 +531,7 @@ class PushService:
     async def _pull(self, result: RoundResult) -> None:
         if self._pushing is None or self._work is None:
             return
-        result.policies = await pulls.pull_policies(self._pushing, self._parts.policies)
+        result.policies = await pulls.pull_policies(self._pushing, self._parts.policies, self._parts.rosters)
         self._need(result.policies.step)
         result.leases = await pulls.pull_revocations(self._pushing, self._work.leases)
         self._need(result.leases.step)

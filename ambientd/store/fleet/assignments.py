@@ -6,6 +6,7 @@ from datetime import datetime
 from ambientd.core.fleet.assign import Candidate
 from ambientd.core.fleet.records import AssignmentRecord, Away, AwayAssignment, Capabilities, Requirements
 from ambientd.core.fleet.tasktypes import CONNECT_ONLY
+from ambientd.core.fleet.timelimit import LatePart
 from ambientd.core.timefmt import from_ms, to_ms
 from ambientd.store.fleet.sql import Row, Sql, at, is_in, ms, one
 from ambientd.wire.fleet_enums import (
@@ -24,6 +25,12 @@ _CURRENT = (
     "SELECT count(*) FROM task_assignments AS a WHERE a.node_id = n.node_id AND a.disconnected_at IS NULL"
     " AND a.execution_status IN ('assigned', 'in_progress')"
 )
+_FOREIGN = (
+    "SELECT count(*) FROM task_assignments AS a JOIN tasks AS t ON t.task_id = a.task_id"
+    " WHERE a.node_id = n.node_id AND a.disconnected_at IS NULL"
+    " AND a.execution_status IN ('assigned', 'in_progress')"
+    " AND (t.creator_id IS NULL OR t.creator_id <> n.owner_id)"
+)
 _CONNECTED = (
     "EXISTS (SELECT 1 FROM connect_sessions AS s WHERE s.node_id = n.node_id AND s.status = 'active')"
     " OR EXISTS (SELECT 1 FROM task_assignments AS a JOIN tasks AS t ON t.task_id = a.task_id"
@@ -32,7 +39,7 @@ _CONNECTED = (
 _CANDIDATE = (
     "SELECT n.node_id, n.owner_id, n.registered_at, n.node_type, n.bandwidth_mbps, n.cpu_cores, n.memory_gb,"
     " n.gpu_available,"
-    f" ({_CURRENT}), CASE WHEN {_CONNECTED} THEN 1 ELSE 0 END FROM nodes AS n"
+    f" ({_CURRENT}), ({_FOREIGN}), CASE WHEN {_CONNECTED} THEN 1 ELSE 0 END FROM nodes AS n"
     " WHERE n.status = 'online' AND n.deleted_at IS NULL"
 )
 _CANDIDATES = (
@@ -84,6 +91,18 @@ _AWAY = (
     " WHERE t.away_policy <> 'wait' AND t.status IN ('pending', 'running')"
     " AND n.status IN ('unknown', 'offline') AND n.deleted_at IS NULL"
     " AND (a.task_id, a.node_id) > (?, ?) ORDER BY a.task_id, a.node_id LIMIT ?"
+)
+# By node, whose current assignments have an index: what has ended is never looked at.
+_LATE = (
+    "SELECT a.task_id, a.node_id, a.attempt, t.max_execution_time_sec FROM nodes AS n"
+    " JOIN task_assignments AS a ON a.node_id = n.node_id AND a.disconnected_at IS NULL"
+    " JOIN tasks AS t ON t.task_id = a.task_id"
+    " WHERE n.status = 'online' AND n.deleted_at IS NULL AND t.status = 'running'"
+    f" AND t.task_type <> '{CONNECT_ONLY}' AND a.execution_status IN ('assigned', 'in_progress')"
+    " AND coalesce(a.execution_started_at,"
+    " CASE WHEN a.assigned_at > t.updated_at THEN a.assigned_at ELSE t.updated_at END)"
+    " + CAST(t.max_execution_time_sec AS BIGINT) * 1000 <= ?"
+    " AND n.node_id >= ? AND (n.node_id, a.task_id) > (?, ?) ORDER BY n.node_id, a.task_id LIMIT ?"
 )
 
 
@@ -199,6 +218,14 @@ class Assignments:
             for row in self._sql.rows(_AWAY, (*after, limit))
         ]
 
+    def late(self, now: datetime, limit: int, after: tuple[str, str] = ("", "")) -> list[LatePart]:
+        """Parts of running tasks that go on although their time is over, on nodes that are online, by (node,
+        task). What a node has not begun counts from when its task ran."""
+        return [
+            LatePart(task_id=row[0], node_id=row[1], attempt=row[2], limit_sec=row[3])
+            for row in self._sql.rows(_LATE, (ms(now), after[0], *after, limit))
+        ]
+
 
 def _candidate(row: Row) -> Candidate:
     return Candidate(
@@ -210,7 +237,8 @@ def _candidate(row: Row) -> Candidate:
             bandwidth_mbps=row[4], cpu_cores=row[5], memory_gb=row[6], gpu_available=bool(row[7])
         ),
         active=row[8],
-        connected=bool(row[9]),
+        foreign=row[9],
+        connected=bool(row[10]),
     )
 
 

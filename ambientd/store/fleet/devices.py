@@ -50,6 +50,12 @@ _REVOKE = (
     " WHERE node_id = ? AND revoked_at IS NULL AND credential_id <> ?"
 )
 
+_KEYS_OF_OWNERS = (
+    "SELECT n.owner_id, n.node_id, c.public_key FROM nodes AS n"
+    " JOIN device_credentials AS c ON c.node_id = n.node_id"
+    " WHERE n.deleted_at IS NULL AND n.status <> 'rejected' AND c.revoked_at IS NULL"
+)
+
 
 class Devices:
     """`ports.fleet.store.DeviceRepository`."""
@@ -127,6 +133,10 @@ class Devices:
     def credentials(self, node_id: str) -> list[DeviceCredential]:
         """A node's credentials, newest first."""
         return [_credential(row) for row in self._sql.rows(_OF_NODE, (node_id,))]
+
+    def keys_of_owners(self) -> list[tuple[str, str, bytes]]:
+        """Owner, node and key of every credential that is good, of nodes that are in use."""
+        return [(row[0], row[1], bytes(row[2])) for row in self._sql.rows(_KEYS_OF_OWNERS)]
 
     def advance(self, credential_id: str, seq: int) -> int | None:
         """Takes a request's number. None when it was taken; else the last one taken, which is not lower.

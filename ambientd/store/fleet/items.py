@@ -93,6 +93,15 @@ class Items:
         ((value,),) = self._sql.rows(_COUNTER)
         return int(value)
 
+    def of_kind(self, kind: ItemKind) -> list[FleetItem]:
+        """All items of a kind, in order."""
+        return [_item(row) for row in self._sql.rows(f"{_SELECT} WHERE kind = ? ORDER BY revision", (kind,))]
+
+    def keep_newest(self, kind: ItemKind, subject: str, revision: int) -> int:
+        """Removes what items of a kind said of a subject before this one; how many went."""
+        sql = "DELETE FROM fleet_items WHERE kind = ? AND subject = ? AND revision < ?"
+        return self._sql.run(sql, (kind, subject, revision))
+
     def begin_era(self) -> int:
         """An older copy was put in place: later items have revisions that nobody was given. The counter."""
         ((last,),) = self._sql.locked(_COUNTER)

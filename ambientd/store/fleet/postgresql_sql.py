@@ -17,7 +17,7 @@ _OF_THE_STATEMENT = ("22", "23", "42", "P0")
 
 @lru_cache(maxsize=512)
 def _marked(sql: str, end: str = "") -> bytes:
-    """`?` becomes `%s`. No statement of ours has either in a literal, nor may (a test looks)."""
+    """`?` becomes `%s`. No statement of ours has one in a literal, nor may (a test looks)."""
     return (sql.replace("%", "%%").replace("?", "%s") + end).encode()
 
 

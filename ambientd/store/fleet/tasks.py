@@ -38,6 +38,7 @@ _NODES = Bulk(
     " ORDER BY a.task_id, coalesce(a.disconnected_at, a.assigned_at), a.node_id",
 )
 _OPEN = "status IN ('pending', 'running')"
+_OPEN_OF = f"SELECT count(*) FROM tasks WHERE creator_id = ? AND {_OPEN}"
 _SET = f"UPDATE tasks SET status = ?, updated_at = ? WHERE task_id = ? AND {_OPEN}"
 _FINISH = (
     "UPDATE tasks SET status = ?, updated_at = ?, completed_at = ?, result = ?, proof_id = ?"
@@ -110,6 +111,11 @@ class Tasks:
             params += [ms(query.after[0]), query.after[1]]
         sql = f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY created_at DESC, task_id DESC LIMIT ?"
         return self._with_nodes(self._sql.rows(sql, (*params, query.limit)))
+
+    def open_of(self, creator_id: str) -> int:
+        """How many of a creator's tasks have not ended."""
+        (row,) = self._sql.rows(_OPEN_OF, (creator_id,))
+        return int(row[0])
 
     def work(self, task_id: str) -> TaskWork | None:
         """Inputs and module of a task."""

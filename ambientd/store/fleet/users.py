@@ -112,13 +112,22 @@ class Users:
         )
 
     def note_key_used(self, key_id: str, at: datetime) -> None:
-        """Remembers the use of a key."""
-        self._sql.run("UPDATE api_keys SET last_used_at = ? WHERE key_id = ?", (ms(at), key_id))
+        """Remembers the use of a key; never an earlier one than is known."""
+        sql = (
+            "UPDATE api_keys SET last_used_at = ? WHERE key_id = ?"
+            " AND (last_used_at IS NULL OR last_used_at < ?)"
+        )
+        self._sql.run(sql, (ms(at), key_id, ms(at)))
 
     def revoke_key(self, user_id: str, key_id: str, at: datetime) -> bool:
         """False when the user has no such key that is still good."""
         sql = "UPDATE api_keys SET revoked_at = ? WHERE key_id = ? AND user_id = ? AND revoked_at IS NULL"
         return self._sql.run(sql, (ms(at), key_id, user_id)) == 1
+
+    def revoke_keys(self, user_id: str, at: datetime) -> int:
+        """Revokes all of a user's keys that were not; how many."""
+        sql = "UPDATE api_keys SET revoked_at = ? WHERE user_id = ? AND revoked_at IS NULL"
+        return self._sql.run(sql, (ms(at), user_id))
 
 
 def _known(row: Row) -> UserRecord:

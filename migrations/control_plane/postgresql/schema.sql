@@ -456,6 +456,8 @@ CREATE INDEX tasks_moving ON tasks USING btree (task_id) WHERE ((away_policy <> 
 
 CREATE INDEX tasks_newest ON tasks USING btree (created_at, task_id);
 
+CREATE INDEX tasks_open ON tasks USING btree (creator_id) WHERE (status = ANY (ARRAY['pending'::text, 'running'::text]));
+
 CREATE INDEX tasks_pending ON tasks USING btree (created_at, task_id) WHERE (status = 'pending'::text);
 
 CREATE TABLE throttle_overrides (

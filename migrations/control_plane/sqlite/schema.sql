@@ -391,6 +391,8 @@ CREATE INDEX tasks_moving ON tasks (task_id) WHERE away_policy <> 'wait' AND sta
 
 CREATE INDEX tasks_newest ON tasks (created_at, task_id);
 
+CREATE INDEX tasks_open ON tasks (creator_id) WHERE status IN ('pending', 'running');
+
 CREATE INDEX tasks_pending ON tasks (created_at, task_id) WHERE status = 'pending';
 
 CREATE UNIQUE INDEX throttle_overrides_of_network ON throttle_overrides (network, tier);

@@ -63,10 +63,10 @@ def test_what_cannot_be_completed_is_a_400_that_says_why(place: Place) -> None:
     async def body(api: FleetApi) -> None:
         ann = await api.person("ann")
         await ann.register("edge-1")
-        await ann.register("edge-2")
         await ann.register("way-out", node_type="open_internet")
         connect = (await ann.post("/tasks", CONNECT, status=201))["task_id"]
         ended, taken = await ann.submit(), await ann.submit()
+        await ann.register("edge-2")
         await ann.post(f"/tasks/{ended}/result", result_of("edge-1"))
         proved = await ann.submit(requirements={"require_proof": True})
 

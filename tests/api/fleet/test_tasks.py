@@ -346,3 +346,18 @@ def test_a_cleared_task_is_to_stop_at_its_node(sqlite: SqlitePlace) -> None:
         assert result.status == 404
 
     on(sqlite, body)
+
+
+def test_an_account_has_so_many_open_tasks_and_no_more(place: Place) -> None:
+    async def body(api: FleetApi) -> None:
+        ann, bob = await api.person("ann"), await api.person("bob")
+        tasks = [await ann.submit() for _ in range(3)]
+        refused = await ann.post("/tasks", {"task_type": "computation", "inputs": {}}, status=409)
+        assert refused["error"]["code"] == "QUOTA_EXCEEDED"
+        assert "3 tasks" in refused["error"]["message"]
+        assert len(await ann.get("/tasks")) == 3
+        await bob.submit()  # somebody else's are counted by themselves
+        await ann.delete(f"/tasks/{tasks[0]}")
+        await ann.submit()
+
+    on(place, body, max_open_tasks=3)

@@ -41,7 +41,7 @@ async def administer(api: FleetApi, root: Person, method: str, path: str, body: 
 
 
 async def from_afar(api: FleetApi, person: Person, method: str, path: str, body: Any = None) -> Response:
-    return await api.ask(method, path, body, token=person.token, ip=f"2001:db8::{next(_PLACES):x}")
+    return await api.ask(method, path, body, token=person.token, ip=f"2001:db8:0:{next(_PLACES):x}::1")
 
 
 def test_an_override_counts_at_once_and_until_it_expires(place: Place) -> None:

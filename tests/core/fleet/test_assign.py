@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ambientd.core.fleet.assign import Candidate, can_take, choose, status_for
+from ambientd.core.fleet.assign import Candidate, can_take, choose, room_of, status_for
 from ambientd.core.fleet.reconcile import reconcile, surplus
 from ambientd.core.fleet.records import AssignmentRecord, Away, Capabilities, Requirements
 from ambientd.core.fleet.tasktypes import CONNECT_ONLY, TASK_TYPES
@@ -44,13 +44,33 @@ def has(**fields: Any) -> Capabilities:
         ({}, {"require_gpu": True}, True),
         ({"node_type": NodeType.ANY}, {}, True),
         ({"node_type": NodeType.STORAGE}, {}, False),
-        ({"active": 49}, {}, True),
+        ({"active": 49, "foreign": 24}, {}, True),
+        ({"active": 25, "foreign": 25}, {}, False),
         ({"active": 50}, {}, False),
         ({"connected": True}, {}, True),
     ],
 )
 def test_who_can_take_a_computation(change: dict[str, Any], asks: dict[str, Any], expected: bool) -> None:
     assert can_take(candidate(**change), COMPUTATION, Requirements(**asks)) is expected
+
+
+@given(st.integers(1, 1000), st.floats(0, 1), st.integers(0, 1000))
+def test_whatever_strangers_hand_in_the_owner_keeps_the_share(most: int, share: float, own: int) -> None:
+    room = room_of(most, share)
+    own = min(own, most - room.others)
+    foreign = 0
+    while can_take(
+        candidate(active=own + foreign, foreign=foreign),
+        COMPUTATION,
+        Requirements(),
+        creator_id="bob",
+        room=room,
+    ):
+        foreign += 1
+    assert foreign <= most - int(most * share)
+    mine = candidate(active=own + foreign, foreign=foreign)
+    takes = can_take(mine, COMPUTATION, Requirements(), creator_id="ann", room=room)
+    assert takes is (own < int(most * share))
 
 
 def test_a_node_has_one_connect_session_at_a_time() -> None:
@@ -73,6 +93,11 @@ def test_the_first_that_can_are_chosen_until_there_are_enough(able: list[bool], 
     nodes = [candidate(f"n{n}", active=0 if fits else 50) for n, fits in enumerate(able)]
     chosen = choose(COMPUTATION, Requirements(), missing=missing, candidates=nodes)
     assert chosen == [f"n{n}" for n, fits in enumerate(able) if fits][:missing]
+
+
+def test_work_is_spread_over_the_nodes_that_can_do_it() -> None:
+    nodes = [candidate(f"n{n}", active=active) for n, active in enumerate((3, 1, 0, 1))]
+    assert choose(COMPUTATION, Requirements(), missing=3, candidates=nodes) == ["n2", "n1", "n3"]
 
 
 def test_a_task_runs_once_it_has_as_many_nodes_as_it_needs() -> None:

@@ -13,7 +13,7 @@ import trio
 
 from ambientd.core.fleet.secrets import SecretName
 from ambientd.core.fleet.tokens import TokenHashes
-from ambientd.flows.fleet.accounts import Accounts, Issued, Lifetimes
+from ambientd.flows.fleet.accounts import Accounts, Issued, Lifetimes, NewKey
 from ambientd.ports.errors import Rejected
 from ambientd.wire.fleet_enums import Role
 from tests.store.fleet.kit import SqlitePlace, opened
@@ -190,7 +190,7 @@ def test_a_changed_password_ends_every_token(tmp_path: Path) -> None:
         assert isinstance(
             await rig.accounts.change_password(caller.user_id, "wrong", "another one"), Rejected
         )
-        assert await rig.accounts.change_password(caller.user_id, PASSWORD, "another one") is None
+        assert await rig.accounts.change_password(caller.user_id, PASSWORD, "another one") == 0
         assert await rig.accounts.caller(issued.access_token) is None
         assert isinstance(await rig.accounts.refresh(issued.refresh_token), Rejected)
         assert isinstance(await rig.accounts.log_in("ann", PASSWORD), Rejected)
@@ -214,6 +214,49 @@ def test_keys_open_until_revoked_and_are_stored_as_hashes(tmp_path: Path) -> Non
         assert await rig.accounts.revoke_key(user.user_id, key.record.key_id)
         assert not await rig.accounts.revoke_key(user.user_id, key.record.key_id)
         assert await rig.accounts.caller(key.api_key) is None
+
+    on_bench(tmp_path, body)
+
+
+def test_the_use_of_keys_is_written_together_and_in_its_own_time(tmp_path: Path) -> None:
+    async def body(rig: Bench) -> None:
+        caller = await rig.accounts.caller((await rig.issued()).access_token)
+        assert caller is not None
+        used = await rig.accounts.add_key(caller.user_id, "used", ("tasks:read",), None)
+        idle = await rig.accounts.add_key(caller.user_id, "idle", ("tasks:read",), None)
+        assert isinstance(used, NewKey)
+        assert isinstance(idle, NewKey)
+
+        async def last_used(key: NewKey) -> datetime | None:
+            [row] = [k for k in await rig.accounts.keys(caller.user_id) if k.key_id == key.record.key_id]
+            return row.last_used_at
+
+        for _ in range(3):
+            rig.clock.at += timedelta(seconds=10)
+            assert await rig.accounts.caller(used.api_key) is not None
+        assert await last_used(used) is None  # no request waits for it
+        assert await rig.accounts.write_used() == 1
+        assert (await last_used(used), await last_used(idle)) == (rig.clock.at, None)
+        assert await rig.accounts.write_used() == 0
+        await rig.accounts.revoke_key(caller.user_id, idle.record.key_id)
+        assert await rig.accounts.caller(idle.api_key) is None
+        assert await rig.accounts.write_used() == 0
+
+    on_bench(tmp_path, body)
+
+
+@pytest.mark.parametrize("revoke", [False, True])
+def test_a_changed_password_ends_keys_only_when_that_is_asked_for(tmp_path: Path, revoke: bool) -> None:
+    async def body(rig: Bench) -> None:
+        caller = await rig.accounts.caller((await rig.issued()).access_token)
+        assert caller is not None
+        key = await rig.accounts.add_key(caller.user_id, "one", ("tasks:read",), None)
+        assert isinstance(key, NewKey)
+        revoked = await rig.accounts.change_password(
+            caller.user_id, PASSWORD, "another good one", revoke_keys=revoke
+        )
+        assert revoked == (2 if revoke else 0)  # with the one that came with the account
+        assert (await rig.accounts.caller(key.api_key) is None) is revoke
 
     on_bench(tmp_path, body)
 

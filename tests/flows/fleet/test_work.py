@@ -202,6 +202,8 @@ async def test_the_end_of_a_task_ends_its_sessions(place: Place) -> None:
 async def test_healthy_work_of_a_node_that_is_back_goes_on(place: Place) -> None:
     async with opened(place) as store:
         await store.write(scene)
+    place.rows("UPDATE nodes SET status = 'offline' WHERE node_id <> 'n1'")
+    async with opened(place) as store:
         for task in ("moved", "lost", "done", "fresh"):
             await store.write(submitted(task))
         begun = ExecutionStatus.IN_PROGRESS
@@ -213,9 +215,9 @@ async def test_healthy_work_of_a_node_that_is_back_goes_on(place: Place) -> None
             await store.write(
                 lambda tx, task=task: release(tx, task, ("n1",), DetachReason.MOVED, later(2), RULES)  # type: ignore[misc]
             )
-        assert (await nodes_of(store, "moved"))[0] == ("n1",), "the oldest is asked again while it is online"
+        assert (await nodes_of(store, "moved"))[0] == ("n1",), "the only one online is asked again"
         await store.write(lambda tx: release(tx, "moved", ("n1",), DetachReason.MOVED, later(2), RULES))
-    place.rows("UPDATE nodes SET status = 'offline' WHERE node_id = 'n1'")
+    place.rows("UPDATE nodes SET status = CASE node_id WHEN 'n2' THEN 'online' ELSE 'offline' END")
     async with opened(place) as store:
         for task in ("moved", "done"):
             await store.write(
@@ -264,3 +266,28 @@ async def test_what_is_pending_is_offered_again(place: Place) -> None:
         await store.write(lambda tx: add_node(tx, "n1"))
         assert await store.write(lambda tx: offer_pending(tx, later(1), RULES)) == ["t1"]
         assert await store.write(lambda tx: offer_pending(tx, later(1), RULES)) == []
+
+
+async def test_strangers_fill_a_node_up_to_what_its_owner_keeps(place: Place) -> None:
+    rules = WorkRules(max_active=4)
+
+    async def hand_in(task_id: str, creator_id: str) -> TaskStatus:
+        task = new_task(task_id, creator_id)
+        return (await store.write(lambda tx: submit(tx, task, rules))).status
+
+    async with opened(place) as store:
+        await store.write(scene)
+        for node_id in ("n2", "n3", "b1"):
+            owner = "bob" if node_id == "b1" else "ann"
+            await store.write(lambda tx, n=node_id, o=owner: tx.nodes.reject(n, o, later(0)))  # type: ignore[misc]
+        theirs = [await hand_in(f"b{n}", "bob") for n in range(4)]
+        assert theirs == [TaskStatus.RUNNING] * 2 + [TaskStatus.PENDING] * 2
+        assert [await hand_in(f"a{n}", "ann") for n in range(3)] == [TaskStatus.RUNNING] * 2 + [
+            TaskStatus.PENDING
+        ]
+        # One of the owner's ends: its place is the owner's again.
+        await store.write(lambda tx: finish(tx, "a0", TaskStatus.COMPLETED, later(1)))
+        assert await store.write(lambda tx: offer_to_node(tx, "n1", later(2), rules)) == ["a2"]
+        # One of theirs ends: another one of theirs has its place.
+        await store.write(lambda tx: finish(tx, "b0", TaskStatus.COMPLETED, later(3)))
+        assert await store.write(lambda tx: offer_to_node(tx, "n1", later(4), rules)) == ["b2"]

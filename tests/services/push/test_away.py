@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -244,6 +245,10 @@ async def test_hours_away_lose_and_double_nothing(memory: Path, autojump_clock: 
         await trio.sleep(120)
         ((session,),) = api.rows("SELECT session_id FROM node_sessions WHERE task_id IS NOT NULL")
         told = api.rows("SELECT node_id, count(*) FROM node_heartbeat_history GROUP BY node_id")
+        # No limit ends it: hours are longer than any that can be asked for.
+        begun = await away.store.read(lambda tx: tx.assignments.get(task))
+        assert begun is not None
+        await away.write(lambda tx: tx.assignments.put(msgspec.structs.replace(begun, limit_ms=None)))
         # The cable is pulled.
         away.wire.always = LOST
         await trio.sleep(120)

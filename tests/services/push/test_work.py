@@ -359,3 +359,39 @@ async def test_what_came_of_work_is_told_to_nobody_but_who_gave_it(tmp_path: Pat
         await rig.drain()
         assert not [path for path in rig.wire.paths("POST") if path.endswith("/result")]
         assert [(await mine(rig, one)).told for one in (ended, runs)] == [Told.ENDED, Told.ENDED]
+
+
+async def test_a_task_that_runs_too_long_is_ended_and_fails_with_that_reason(tmp_path: Path) -> None:
+    async with node_beside(tmp_path) as rig:
+        await rig.drain()
+        task_id = await submit(rig, requirements={"max_execution_time_sec": 300})
+        session_id = await running(rig, task_id)
+        rig.wire.always = LOST  # it needs nobody for this
+        rig.later(299)
+        rig.restart()  # and has not begun anew
+        await rig.service._enter()
+        await rig.service._end_overdue()
+        assert rig.sessions.ended == []
+        rig.later(1)
+        await rig.service._end_overdue()
+        assert rig.sessions.ended == [session_id]
+        await end(rig, session_id, SessionStatus.KILLED)
+        rig.wire.always = OK
+        await rig.drain()
+        found = await task(rig, task_id)
+        assert found["status"] == "failed"
+        assert found["result"]["error"]["code"] == "time_limit"
+        assert "300 seconds" in found["result"]["error"]["message"]
+
+
+async def test_what_was_done_in_the_last_moment_is_done(tmp_path: Path) -> None:
+    async with node_beside(tmp_path) as rig:
+        await rig.drain()
+        task_id = await submit(rig, requirements={"max_execution_time_sec": 300})
+        session_id = await running(rig, task_id)
+        rig.later(301)
+        await rig.service._end_overdue()
+        await end(rig, session_id, SessionStatus.SUCCESS)
+        await rig.drain()
+        found = await task(rig, task_id)
+        assert (found["status"], "error" in found["result"]) == ("completed", False)
