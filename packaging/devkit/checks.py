@@ -87,7 +87,9 @@ class Checks:
             except subprocess.TimeoutExpired:
                 self._screen.note(f"{name}: no figure within {BENCH_SEC} s")
                 continue
-            if outcome.returncode:
+            if outcome.returncode == 1 and outcome.stdout:
+                self._screen.note(f"{name}: a target is missed ({time.monotonic() - began:.1f} s)")
+            elif outcome.returncode:
                 self._screen.note(f"{name}: no figure, it ended with code {outcome.returncode}")
             else:
                 self._screen.result(name, good=True, began=began)
