@@ -15,7 +15,7 @@ from ambientd.app.audit_parts import AuditPart, build_identity
 from ambientd.app.clock_parts import ClockPart
 from ambientd.app.connectivity_parts import ConnectivityPart
 from ambientd.app.lease_parts import LeasePart
-from ambientd.app.push_parts import PushPart
+from ambientd.app.push_parts import Connected, PushPart
 from ambientd.config.schema import Config
 from ambientd.core.heartbeat import Beat
 from ambientd.flows.control import Controls
@@ -138,16 +138,18 @@ class Autonomy:
             network=self.push.network,
         )
         self.push.connect(
-            connectivity=self.connectivity,
-            identity=self.identity,
-            policies=self.policies.cache,
-            rosters=self.rosters.rosters,
-            leases=self.leases.leases,
-            controls=node.controls,
-            time=self.clock.time.look,
-            picked_up=node.picked_up,
-            status=self.status,
-            joined_or_left=self._joined_or_left,
+            Connected(
+                connectivity=self.connectivity,
+                identity=self.identity,
+                policies=self.policies.cache,
+                rosters=self.rosters.rosters,
+                leases=self.leases.leases,
+                controls=node.controls,
+                time=self.clock.time.look,
+                picked_up=node.picked_up,
+                status=self.status,
+                joined_or_left=self._joined_or_left,
+            )
         )
         self._parts: tuple[Part, ...] = (
             self.connectivity,

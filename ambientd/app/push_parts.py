@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -62,6 +63,23 @@ _STARTING = Rejected("NOT_READY", "the control plane's part is about to start")
 _NO_CONTROL_PLANE = Rejected("NO_CONTROL_PLANE", "this node belongs to no control plane: ambientctl join URL")
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Connected:
+    """The rest of the node, as this part sees it. `status` is that of all parts; `joined_or_left` is told
+    when the membership is another."""
+
+    connectivity: ConnectivityPart
+    identity: NodeIdentity
+    policies: PolicyCache
+    rosters: RosterIntake
+    leases: Leases
+    controls: Controls
+    time: Callable[[], Trusted]
+    picked_up: Callable[[], None]
+    status: Callable[[], AutonomyStatus]
+    joined_or_left: Callable[[], None]
+
+
 class PushPart:
     """Implements `app.autonomy.Part` and `ports.membership.MembershipControl`.
 
@@ -74,37 +92,13 @@ class PushPart:
         self.file = file
         self._load = NodeLoad(ground.state_dir)
         self._service: PushService | None = None
-        self._connected: _Connected | None = None
+        self._connected: Connected | None = None
         self._bell = Bell()
 
-    def connect(
-        self,
-        *,
-        connectivity: ConnectivityPart,
-        identity: NodeIdentity,
-        policies: PolicyCache,
-        rosters: RosterIntake,
-        leases: Leases,
-        controls: Controls,
-        time: Callable[[], Trusted],
-        picked_up: Callable[[], None],
-        status: Callable[[], AutonomyStatus],
-        joined_or_left: Callable[[], None],
-    ) -> None:
-        """`status` is that of all parts; `joined_or_left` is told when the membership is another."""
-        self._connected = _Connected(
-            connectivity=connectivity,
-            identity=identity,
-            policies=policies,
-            rosters=rosters,
-            leases=leases,
-            controls=controls,
-            time=time,
-            picked_up=picked_up,
-            status=status,
-            joined_or_left=joined_or_left,
-        )
-        connectivity.view.on_change(self._links_changed)
+    def connect(self, node: Connected) -> None:
+        """To be called once, before anything of this part runs."""
+        self._connected = node
+        node.connectivity.view.on_change(self._links_changed)
 
     # --- what the control plane vouches for
 
@@ -369,7 +363,7 @@ class PushPart:
 
     # --- building
 
-    def _need(self) -> _Connected:
+    def _need(self) -> Connected:
         if self._connected is None:
             raise AssertionError("the part is connected before anything of it runs")
         return self._connected
@@ -503,35 +497,6 @@ class PushPart:
             latency_ms=None if answer is None else answer.latency_ms,
             delta_v=None if status.delta_v is None else status.delta_v.value,
         )
-
-
-class _Connected:
-    """The rest of the node, as this part sees it."""
-
-    def __init__(
-        self,
-        *,
-        connectivity: ConnectivityPart,
-        identity: NodeIdentity,
-        policies: PolicyCache,
-        rosters: RosterIntake,
-        leases: Leases,
-        controls: Controls,
-        time: Callable[[], Trusted],
-        picked_up: Callable[[], None],
-        status: Callable[[], AutonomyStatus],
-        joined_or_left: Callable[[], None],
-    ) -> None:
-        self.connectivity = connectivity
-        self.identity = identity
-        self.policies = policies
-        self.rosters = rosters
-        self.leases = leases
-        self.controls = controls
-        self.time = time
-        self.picked_up = picked_up
-        self.status = status
-        self.joined_or_left = joined_or_left
 
 
 def _items(result: RoundResult) -> list[ItemsRow]:
