@@ -5,7 +5,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from devkit.environment import clean_environ
 from devkit.show import Screen
@@ -20,8 +23,8 @@ BENCH_SEC = 120
 # Hours of work or another machine's: never a part of the everyday run.
 NOT_EVERY_DAY = ("tests/bench", "tests/live")
 
-# These wait for processes, clocks and sockets: they run beside the others, which need the processor.
-BESIDE = ("tests/e2e", "tests/lan", "tests/systemd")
+# These wait more than they compute, for processes, clocks, sockets and disks: they run beside the others.
+BESIDE = (("tests/e2e", "tests/lan", "tests/systemd"), ("tests/services", "tests/store"))
 
 # What others rely on and must never change by accident: status, control and every read of the ledger.
 NON_REGRESSION = (
@@ -58,7 +61,7 @@ class Checks:
         if pytest_arguments:
             self._tests("pytest", pytest_arguments)
         else:
-            self._both([f"--ignore={path}" for path in NON_REGRESSION])
+            self._all([f"--ignore={path}" for path in NON_REGRESSION])
         if self._failed:
             self._screen.text("failed: " + ", ".join(self._failed))
         return not self._failed
@@ -95,31 +98,42 @@ class Checks:
                 self._screen.result(name, good=True, began=began)
             self._screen.text("\n".join("    " + line for line in outcome.stdout.splitlines()[-12:]))
 
-    def _both(self, left: list[str]) -> None:
-        """All other tests in two runs at the same time; what the one beside says comes when it has ended."""
-        beside = [folder for folder in BESIDE if (self._tree.root / folder).is_dir()]
+    def _all(self, left: list[str]) -> None:
+        """All other tests, in runs at the same time; what those beside say comes when they have ended."""
+        groups = [[folder for folder in group if (self._tree.root / folder).is_dir()] for group in BESIDE]
+        with ExitStack() as stack:
+            began = time.monotonic()
+            runs = [
+                (group, stack.enter_context(self._run_beside([*left, *group]))) for group in groups if group
+            ]
+            apart = [f"--ignore={folder}" for group in groups for folder in group]
+            self._tests("pytest", [*left, *apart])
+            for group, (process, said) in runs:
+                code = process.wait()
+                said.seek(0)
+                self._screen.text(said.read())
+                self._result("pytest " + " ".join(group), code, began)
+
+    @contextmanager
+    def _run_beside(self, arguments: list[str]) -> "Iterator[tuple[subprocess.Popen[bytes], TextIO]]":
+        """One run that is ended with the block, and the file that it writes."""
         # A folder of its own: each run clears away what older runs left in theirs.
         with (
             tempfile.TemporaryFile("w+", errors="replace") as said,
             tempfile.TemporaryDirectory(prefix="b", ignore_cleanup_errors=True) as folder,
-        ):
-            began = time.monotonic()
-            with subprocess.Popen(
-                self._command([*left, *beside]),
+            subprocess.Popen(
+                self._command(arguments),
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=subprocess.STDOUT,
                 cwd=self._tree.root,
                 env={**self._environ(), "PYTEST_DEBUG_TEMPROOT": folder},
-            ) as process:
-                try:
-                    self._tests("pytest", [*left, *(f"--ignore={folder}" for folder in beside)])
-                    code = process.wait()
-                finally:
-                    process.terminate()
-            said.seek(0)
-            self._screen.text(said.read())
-        self._result("pytest " + " ".join(beside), code, began)
+            ) as process,
+        ):
+            try:
+                yield process, said
+            finally:
+                process.terminate()
 
     def _tests(self, name: str, arguments: list[str]) -> None:
         began = time.monotonic()
