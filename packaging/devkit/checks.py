@@ -24,7 +24,7 @@ BENCH_SEC = 120
 NOT_EVERY_DAY = ("tests/bench", "tests/live")
 
 # These wait more than they compute, for processes, clocks, sockets and disks: they run beside the others.
-BESIDE = (("tests/e2e", "tests/lan", "tests/systemd"), ("tests/services", "tests/store"))
+BESIDE = (("tests/e2e",), ("tests/lan", "tests/services", "tests/store", "tests/systemd"))
 
 # What others rely on and must never change by accident: status, control and every read of the ledger.
 NON_REGRESSION = (

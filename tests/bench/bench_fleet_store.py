@@ -265,7 +265,7 @@ def main() -> None:
     parser.add_argument("--engine", choices=("sqlite", "postgresql"))
     parser.add_argument("--nodes", type=int, default=10_000)
     chosen = parser.parse_args()
-    nodes, seconds = (2_000, 1.5) if chosen.short else (chosen.nodes, 10.0)
+    nodes, seconds = (500, 0.7) if chosen.short else (chosen.nodes, 10.0)
     if chosen.engine in (None, "sqlite"):
         on_sqlite(nodes, seconds)
     if chosen.engine in (None, "postgresql"):

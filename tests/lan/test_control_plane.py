@@ -134,10 +134,12 @@ def test_a_node_that_was_cut_off_while_it_worked_loses_and_doubles_nothing(tmp_p
 
 
 def begin_steady_work(fleet: Controlled, away: ControlledNode) -> tuple[str, str]:
-    """A task that runs until it is let go; its id, and its session's on the node that is about to be away."""
-    inputs = {"agent_id": "steady", "prompt": "wait"}
-    task = fleet.plane.call("POST", "/tasks", {"task_type": "agent_session", "inputs": inputs}, status=201)
+    """A task for each node that runs until it is let go; the id of the one of the node that is about to be
+    away, and its session's there."""
+    body = {"task_type": "agent_session", "inputs": {"agent_id": "steady", "prompt": "wait"}}
+    task, *others = (fleet.plane.call("POST", "/tasks", body, status=201) for _ in fleet.nodes)
     assert task["assigned_nodes"] == [away.name]
+    assert sorted(other["assigned_nodes"] for other in others) == [[one.name] for one in fleet.nodes[1:]]
 
     def look() -> str:
         sync(away.node)
