@@ -171,7 +171,7 @@ def main() -> int:
         wait_ready(folder / "log", daemon)
         if options.rush:
             rush(str(folder / "s"))
-        time.sleep(SETTLE_SEC / 3 if options.short else SETTLE_SEC)
+        time.sleep(SETTLE_SEC / 2 if options.short else SETTLE_SEC)
         before, after = measure(daemon.pid, bare.pid, window)
         if gateway is not None and not gateway.do("counts")["open_now"]:
             raise SystemExit(f"the node is not connected to the gateway:\n{(folder / 'log').read_text()}")
