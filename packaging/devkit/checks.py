@@ -23,8 +23,12 @@ BENCH_SEC = 120
 # Hours of work or another machine's: never a part of the everyday run.
 NOT_EVERY_DAY = ("tests/bench", "tests/live")
 
-# These wait more than they compute, for processes, clocks, sockets and disks: they run beside the others.
-BESIDE = (("tests/e2e",), ("tests/lan", "tests/services", "tests/store", "tests/systemd"))
+# These wait more than they compute, for processes, clocks, sockets and disks: they run beside the others,
+# in runs that take about as long as the rest. What no pattern names is of the rest.
+BESIDE = (
+    ("tests/e2e/test_[a-g]*.py",),
+    ("tests/lan", "tests/services", "tests/store", "tests/systemd", "tests/e2e/test_[h-z]*.py"),
+)
 
 # What others rely on and must never change by accident: status, control and every read of the ledger.
 NON_REGRESSION = (
@@ -98,15 +102,23 @@ class Checks:
                 self._screen.result(name, good=True, began=began)
             self._screen.text("\n".join("    " + line for line in outcome.stdout.splitlines()[-12:]))
 
+    def _paths(self, patterns: tuple[str, ...]) -> list[str]:
+        """What the patterns name, less what has run already: pytest ignores no file that it is told of."""
+        root = self._tree.root
+        found = (path.relative_to(root) for pattern in patterns for path in sorted(root.glob(pattern)))
+        return [str(path) for path in found if str(path) not in NON_REGRESSION]
+
     def _all(self, left: list[str]) -> None:
         """All other tests, in runs at the same time; what those beside say comes when they have ended."""
-        groups = [[folder for folder in group if (self._tree.root / folder).is_dir()] for group in BESIDE]
+        found = {group: self._paths(group) for group in BESIDE}
         with ExitStack() as stack:
             began = time.monotonic()
             runs = [
-                (group, stack.enter_context(self._run_beside([*left, *group]))) for group in groups if group
+                (group, stack.enter_context(self._run_beside([*left, *paths])))
+                for group, paths in found.items()
+                if paths
             ]
-            apart = [f"--ignore={folder}" for group in groups for folder in group]
+            apart = [f"--ignore={path}" for paths in found.values() for path in paths]
             self._tests("pytest", [*left, *apart])
             for group, (process, said) in runs:
                 code = process.wait()

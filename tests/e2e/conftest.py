@@ -31,7 +31,13 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture
-def new_node(request: pytest.FixtureRequest) -> Iterator[Callable[..., Node]]:
+def failed(request: pytest.FixtureRequest) -> Callable[[], bool]:
+    """Whether the test went wrong; for fixtures that end nodes, to keep what they said."""
+    return lambda: request.node.stash.get(_FAILED, True)
+
+
+@pytest.fixture
+def new_node(failed: Callable[[], bool]) -> Iterator[Callable[..., Node]]:
     """Makes and starts nodes (arguments as of `Node`); ends them when the test is over."""
     nodes: list[Node] = []
 
@@ -42,4 +48,4 @@ def new_node(request: pytest.FixtureRequest) -> Iterator[Callable[..., Node]]:
 
     yield make
     for node in reversed(nodes):
-        node.close(keep=request.node.stash.get(_FAILED, True))
+        node.close(keep=failed())

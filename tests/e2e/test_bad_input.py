@@ -30,7 +30,7 @@ sys.exit(main(["run"]))
 
 
 @pytest.fixture
-def idle() -> Iterator[Callable[..., Node]]:
+def idle(failed: Callable[[], bool]) -> Iterator[Callable[..., Node]]:
     """Makes nodes that are not started; ends what became of them."""
     made: list[Node] = []
 
@@ -41,7 +41,7 @@ def idle() -> Iterator[Callable[..., Node]]:
 
     yield make
     for node in made:
-        node.close()
+        node.close(keep=failed())
 
 
 def ends_with(node: Node, code: int) -> str:

@@ -51,6 +51,11 @@ def is_running(node: Node) -> bool:
     return bool(agent(node)["status"] == "running")
 
 
+def is_audited(node: Node) -> bool:
+    """Whether the node has taken its first look at its audit chain, which comes a moment after its start."""
+    return "audit" in node.status()
+
+
 def run(gateway: FakeGatewayProcess, name: str = "tony") -> dict[str, Any]:
     """A session that runs."""
     made: dict[str, Any] = gateway.do("create", agent_id=name, message="hi")
@@ -118,6 +123,7 @@ def test_both_versions_of_the_gateway_have_one_shape_of_status(new_node: MakeNod
             node = joined(new_node, gateway)
             run(gateway)
             node.wait_for(partial(is_running, node), 5)
+            node.wait_for(partial(is_audited, node))
             document = Web(node).get("/api/system/status").json
             first, second = document["agents"]
             parts = (document, first, second, first["sessions"][0])

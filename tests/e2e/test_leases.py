@@ -18,7 +18,7 @@ needs_clock = pytest.mark.skipif(faketime() is None, reason="libfaketime is not 
 
 
 @pytest.fixture
-def make(tmp_path: Path) -> Iterator[Make]:
+def make(tmp_path: Path, failed: Callable[[], bool]) -> Iterator[Make]:
     made: list[Leased] = []
 
     def build(**options: bool) -> Leased:
@@ -28,7 +28,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
 
     yield build
     for one in made:
-        one.node.close()
+        one.node.close(keep=failed())
 
 
 def test_a_lease_from_its_issuer_to_its_end(make: Make) -> None:

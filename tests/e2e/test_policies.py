@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -67,11 +68,11 @@ class Fleet:
 
 
 @pytest.fixture
-def fleet(tmp_path: Path) -> Any:
+def fleet(tmp_path: Path, failed: Callable[[], bool]) -> Any:
     found = Fleet(tmp_path)
     yield found
     for node in found.nodes:
-        node.close()
+        node.close(keep=failed())
 
 
 def document(node: Node, *arguments: str, code: int = 0) -> dict[str, Any]:

@@ -401,7 +401,7 @@ def test_a_session_that_ended_while_no_daemon_lived_is_closed_with_its_own_end(n
     node.kill9()
     wait_nobody(session)
     # The end is what the shim noted, and it notes it a moment after the agent is gone.
-    node.wait_for((node.state / "sessions" / session / "run-1" / "result.json").exists)
+    node.wait_for((node.state / "sessions" / session / "run-1" / "result.json").exists, alive=False)
     back_at = datetime.now(UTC).isoformat()
     node.start()
     found = wait_ended(node, session)
