@@ -26,6 +26,10 @@ from ambientd.ports.errors import UnavailableError
 if TYPE_CHECKING:
     import httpcore2
 
+    from ambientd.net.held_backend import HeldBackend
+
+NO_SOCKS = "the proxy does not speak SOCKS5"
+
 
 class ProxiedControlTransport:
     """Implements `ports.controlplane.ControlTransport`. For one request at a time."""
@@ -35,6 +39,7 @@ class ProxiedControlTransport:
         self.settings = settings
         self._agent = agent
         self._pool: httpcore2.AsyncConnectionPool | None = None
+        self._held: HeldBackend | None = None
 
     async def send(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, *, seconds: float
@@ -49,10 +54,12 @@ class ProxiedControlTransport:
 
     async def aclose(self) -> None:
         """Closes the connection."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            with trio.CancelScope(shield=True), trio.move_on_after(1):
+        (pool, self._pool), (held, self._held) = (self._pool, None), (self._held, None)
+        with trio.CancelScope(shield=True), trio.move_on_after(1):
+            if pool is not None:
                 await pool.aclose()
+            if held is not None:
+                await held.aclose()
 
     async def _send(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> ControlAnswer:
         try:
@@ -88,6 +95,19 @@ class ProxiedControlTransport:
         except OSError as error:
             await self.aclose()
             raise UnavailableError(f"no connection: {error.strerror or type(error).__name__}") from None
+        except UnavailableError:
+            await self.aclose()
+            raise
+        except Exception as error:
+            # What answers no SOCKS makes its library fail in ways of its own, assertions among them.
+            await self.aclose()
+            if self._by_socks:
+                raise UnavailableError(f"{NO_SOCKS} ({type(error).__name__})") from None
+            raise
+
+    @property
+    def _by_socks(self) -> bool:
+        return (self.settings.proxy or "").startswith("socks5:")
 
     async def _opened(self) -> "httpcore2.AsyncConnectionPool":
         if self._pool is not None:
@@ -98,18 +118,21 @@ class ProxiedControlTransport:
         # Reading the authorities takes tens of milliseconds.
         context = await trio.to_thread.run_sync(build_context, settings) if settings.address.tls else None
         # A pinned server is asked for its certificate as soon as the handshake is over.
-        backend = None
+        backend: httpcore2.AsyncNetworkBackend = httpcore2.TrioBackend()
         if settings.pin is not None and context is not None:
             from ambientd.net.pinned_backend import PinnedBackend
 
             backend = PinnedBackend(settings.pin, settings.address.host)
+        from ambientd.net.held_backend import HeldBackend
+
+        self._held = HeldBackend(backend)
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=context,
             max_connections=1,
             keepalive_expiry=KEEP_SEC,
             retries=0,
             proxy=None if settings.proxy is None else httpcore2.Proxy(settings.proxy),
-            network_backend=backend,
+            network_backend=self._held,
         )
         return self._pool
 
